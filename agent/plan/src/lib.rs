@@ -1,0 +1,381 @@
+//! What a card sets up at boot: the `[setup]` part of a board file, which the agent reads as
+//! `/usr/lib/dpukit/plan.toml`.
+//!
+//! The builder and the agent share these types, so a board file that the builder takes is one that
+//! the card understands. Unknown keys are refused, and a value of these types cannot be wrong:
+//! what is wrong in one place is said by its type, what is wrong between places by [`Plan`].
+//!
+//! # The schema, by example
+//!
+//! The emulated card (`virt`), whose VFs are those of QEMU's `igb`:
+//!
+//! ```toml
+#![doc = include_str!("../examples/virt.toml")]
+//! ```
+//!
+//! The Marvell card (`cn106`), whose SDP VFs are made by its kernel at boot:
+//!
+//! ```toml
+#![doc = include_str!("../examples/cn106.toml")]
+//! ```
+//!
+//! No address of a device is ever written down: devices are found by their PCI id, since addresses
+//! move with the firmware.
+
+mod values;
+
+use std::collections::BTreeSet;
+use std::num::{NonZeroU16, NonZeroU32};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use values::{HostSuffix, InterfaceAddress, PciId, Size};
+
+/// Where the plan is in the image.
+pub const PATH: &str = "/usr/lib/dpukit/plan.toml";
+
+/// The whole plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", try_from = "RawPlan")]
+pub struct Plan {
+    /// Whether swap is turned off; Kubernetes asks for it.
+    pub swap: Swap,
+    /// How the card's host name is made.
+    pub hostname: Hostname,
+    /// The huge pages to reserve, and where to mount them.
+    pub huge_pages: HugePages,
+    /// PFs whose VFs are to be made.
+    pub sriov: Vec<Sriov>,
+    /// Devices whose network interfaces are brought up.
+    pub interfaces: Vec<Interface>,
+    /// Devices to bind to `vfio-pci`.
+    pub vfio: Vec<Vfio>,
+    /// The crypto engine, where the card has one.
+    pub cpt: Option<Sriov>,
+    /// The interface to the host, where the agent answers.
+    pub link: Link,
+    /// The agent itself.
+    pub agent: Agent,
+}
+
+/// `swap = "off"`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Swap {
+    /// All swap is turned off.
+    #[default]
+    Off,
+    /// Swap is left as it is.
+    Keep,
+}
+
+/// `hostname = { suffix = "-dpu" }`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Hostname {
+    /// What is put behind the host's name: the card in `node1` is `node1-dpu`.
+    pub suffix: HostSuffix,
+}
+
+/// `huge-pages = { total = "256MiB", sizes = ["32MiB", "512MiB", "1GiB"], mount = "/dev/huge" }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct HugePages {
+    /// How much memory to reserve in all; rounded up to whole pages.
+    pub total: Size,
+    /// Page sizes that serve, the best first. Which of them a kernel offers depends on its base
+    /// page size.
+    pub sizes: Vec<Size>,
+    /// Where the pages are mounted as `hugetlbfs`: an absolute path.
+    pub mount: PathBuf,
+}
+
+/// `[[sriov]]` or `[cpt]`: a PF whose VFs are made through `sriov_numvfs`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Sriov {
+    /// The PF's id. Every device of that id gets its VFs.
+    pub id: PciId,
+    /// How many VFs each PF gets.
+    pub vfs: NonZeroU16,
+    /// For CPT: how many of the engine's local functions the kernel keeps for itself; written
+    /// before the VFs are made. The driver's own default is one for each CPU, which on 24 cores
+    /// leaves none of the 64 after two VFs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kvf_limits: Option<NonZeroU16>,
+    /// Whether the board has the device. One that it lacks is reported as absent, not as failed.
+    #[serde(default = "yes")]
+    pub expected: bool,
+}
+
+/// `[[interfaces]]`: devices whose network interfaces are brought up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Interface {
+    /// The id of the devices.
+    pub id: PciId,
+    /// See [`Sriov::expected`].
+    #[serde(default = "yes")]
+    pub expected: bool,
+}
+
+/// `[[vfio]]`: devices that are given to a program through `vfio-pci`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Vfio {
+    /// What the device is called in reports: `dpi`.
+    pub name: String,
+    /// The id of the devices.
+    pub id: PciId,
+    /// How many of the devices, in the order of their addresses; all of them when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<NonZeroU16>,
+    /// How many devices to leave to others before the first that is taken.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skip: u16,
+    /// See [`Sriov::expected`].
+    #[serde(default = "yes")]
+    pub expected: bool,
+}
+
+/// `[link]`: the interface that leads to the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Link {
+    /// The id of the VFs.
+    pub id: PciId,
+    /// Which of them, in the order of their addresses; VF 0 is wired to the host's PF.
+    #[serde(default)]
+    pub index: u16,
+    /// The card's address on the link.
+    pub address: InterfaceAddress,
+    /// The interface's group, by which the firewall knows the link (`iifgroup`). The image's
+    /// `/etc/nftables.conf` is written for [`Link::GROUP`].
+    #[serde(default = "link_group")]
+    pub group: NonZeroU32,
+}
+
+/// `agent = { port = 8000 }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct Agent {
+    /// The TCP port that the agent answers on, at the link's address. The image's
+    /// `/etc/nftables.conf` is written for [`Agent::PORT`].
+    pub port: NonZeroU16,
+}
+
+impl Link {
+    /// The group when none is named.
+    pub const GROUP: NonZeroU32 = NonZeroU32::new(77).expect("77 is not zero");
+}
+
+impl Agent {
+    /// The port when none is named; the existing peers on the host use it.
+    pub const PORT: NonZeroU16 = NonZeroU16::new(8000).expect("8000 is not zero");
+}
+
+impl Default for Agent {
+    fn default() -> Self {
+        Self { port: Self::PORT }
+    }
+}
+
+/// A plan whose parts have been read, but not compared with each other.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+struct RawPlan {
+    #[serde(default)]
+    swap: Swap,
+    #[serde(default)]
+    hostname: Hostname,
+    huge_pages: HugePages,
+    #[serde(default)]
+    sriov: Vec<Sriov>,
+    #[serde(default)]
+    interfaces: Vec<Interface>,
+    #[serde(default)]
+    vfio: Vec<Vfio>,
+    cpt: Option<Sriov>,
+    link: Link,
+    #[serde(default)]
+    agent: Agent,
+}
+
+impl TryFrom<RawPlan> for Plan {
+    type Error = String;
+
+    fn try_from(raw: RawPlan) -> Result<Self, String> {
+        let RawPlan { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent } = raw;
+        let plan = Self { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent };
+        match plan.contradictions() {
+            problems if problems.is_empty() => Ok(plan),
+            problems => Err(problems.join("; ")),
+        }
+    }
+}
+
+impl Plan {
+    /// What the parts, each right by itself, get wrong together.
+    fn contradictions(&self) -> Vec<String> {
+        let mut problems = self.huge_pages.problems();
+        let pfs: Vec<_> = self.sriov.iter().chain(&self.cpt).map(|pf| pf.id).collect();
+        problems.extend(repeated(&pfs).map(|id| format!("`sriov` and `cpt` name the PF `{id}` twice")));
+        let ids: Vec<_> = self.interfaces.iter().map(|interface| interface.id).collect();
+        problems.extend(repeated(&ids).map(|id| format!("`interfaces` names `{id}` twice")));
+        let ids: Vec<_> = self.vfio.iter().map(|vfio| vfio.id).collect();
+        problems.extend(repeated(&ids).map(|id| format!("`vfio` names `{id}` twice")));
+        problems.extend(self.vfio.iter().filter_map(|vfio| self.taken(vfio)));
+        problems
+    }
+
+    /// Why a device cannot be given to `vfio-pci`, if something else in the plan needs it.
+    fn taken(&self, vfio: &Vfio) -> Option<String> {
+        let name = &vfio.name;
+        if vfio.id == self.link.id && vfio.skip <= self.link.index {
+            let skip = self.link.index + 1;
+            return Some(format!(
+                "`vfio` device `{name}` would take the link to the host: write `skip = {skip}` or more"
+            ));
+        }
+        let pf = self.sriov.iter().chain(&self.cpt).find(|pf| pf.id == vfio.id)?;
+        Some(format!("`vfio` device `{name}` is the PF `{}`, whose driver has to make VFs", pf.id))
+    }
+}
+
+impl HugePages {
+    /// Pages of `size` that give the total, rounded up.
+    pub fn pages_of(&self, size: Size) -> u64 {
+        self.total.bytes().div_ceil(size.bytes())
+    }
+
+    fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.sizes.is_empty() {
+            problems.push("`huge-pages.sizes` is empty: name at least one page size".to_owned());
+        }
+        for size in self.sizes.iter().filter(|size| !size.bytes().is_power_of_two()) {
+            problems.push(format!("`huge-pages.sizes` has `{size}`, which is no power of two"));
+        }
+        problems.extend(repeated(&self.sizes).map(|size| format!("`huge-pages.sizes` has `{size}` twice")));
+        if !self.mount.is_absolute() {
+            problems.push(format!("`huge-pages.mount` is `{}`, not an absolute path", self.mount.display()));
+        }
+        problems
+    }
+}
+
+/// The values that come up again.
+fn repeated<T: Ord + Copy>(values: &[T]) -> impl Iterator<Item = T> {
+    let mut seen = BTreeSet::new();
+    values.iter().copied().filter(move |value| !seen.insert(*value))
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn link_group() -> NonZeroU32 {
+    Link::GROUP
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VIRT: &str = include_str!("../examples/virt.toml");
+    const CN106: &str = include_str!("../examples/cn106.toml");
+
+    fn error_of(text: &str) -> String {
+        toml::from_str::<Plan>(text).expect_err("the plan was taken").to_string()
+    }
+
+    #[test]
+    fn the_examples_are_plans_and_survive_being_written() {
+        for text in [VIRT, CN106] {
+            let plan: Plan = toml::from_str(text).unwrap();
+            let written = toml::to_string(&plan).unwrap();
+            assert_eq!(toml::from_str::<Plan>(&written).unwrap(), plan, "{written}");
+        }
+    }
+
+    #[test]
+    fn an_example_holds_what_it_says() {
+        let plan: Plan = toml::from_str(CN106).unwrap();
+        assert_eq!(plan.huge_pages.total.bytes(), 256 << 20);
+        let pages: Vec<_> =
+            plan.huge_pages.sizes.iter().map(|size| plan.huge_pages.pages_of(*size)).collect();
+        assert_eq!(pages, [8, 1, 1]);
+        assert_eq!(plan.link.id.to_string(), "177d:a0f7");
+        assert_eq!(plan.link.group, Link::GROUP);
+        assert_eq!(plan.agent.port, Agent::PORT);
+        assert_eq!(plan.swap, Swap::Off);
+        assert_eq!(plan.cpt.unwrap().kvf_limits, NonZeroU16::new(1));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_and_named() {
+        let error = error_of(&VIRT.replace("total =", "totel ="));
+        assert!(error.contains("totel") && error.contains("total"), "{error}");
+        let error = error_of(&format!("swop = \"off\"\n{VIRT}"));
+        assert!(error.contains("swop"), "{error}");
+    }
+
+    #[test]
+    fn wrong_values_are_refused_where_they_stand() {
+        for (right, wrong, says) in [
+            ("\"256MiB\"", "\"256MB\"", "`256MB` is not a size"),
+            ("\"8086:10c9\"", "\"8086-10c9\"", "`8086-10c9` is not a PCI id"),
+            ("\"192.168.1.1/24\"", "\"192.168.1.1\"", "`192.168.1.1` is not an interface address"),
+            ("vfs = 7", "vfs = 0", "nonzero"),
+            ("\"-dpu\"", "\"_dpu\"", "`_dpu` cannot end a host name"),
+        ] {
+            assert!(VIRT.contains(right), "{right}");
+            let error = error_of(&VIRT.replacen(right, wrong, 1));
+            assert!(error.contains(says) && error.contains("line "), "{error}");
+        }
+    }
+
+    #[test]
+    fn parts_that_contradict_each_other_are_all_named() {
+        let text = VIRT
+            .replace("[\"32MiB\", \"512MiB\", \"1GiB\"]", "[\"32MiB\", \"3MiB\", \"32MiB\"]")
+            .replace("\"/dev/huge\"", "\"dev/huge\"")
+            + "\n[[vfio]]\nname = \"vf\"\nid = \"8086:10ca\"\n[[vfio]]\nname = \"pf\"\nid = \"8086:10c9\"\n";
+        let error = error_of(&text);
+        for says in [
+            "`3MiB`, which is no power of two",
+            "has `32MiB` twice",
+            "`dev/huge`, not an absolute path",
+            "`vf` would take the link to the host: write `skip = 1` or more",
+            "`pf` is the PF `8086:10c9`",
+        ] {
+            assert!(error.contains(says), "{says}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_device_behind_the_link_can_go_to_vfio() {
+        let text = format!("{VIRT}\n[[vfio]]\nname = \"vf\"\nid = \"8086:10ca\"\nskip = 1\ncount = 2\n");
+        assert!(toml::from_str::<Plan>(&text).is_ok());
+    }
+
+    #[test]
+    fn one_id_named_twice_is_refused() {
+        let again = "\n[[interfaces]]\nid = \"8086:10ca\"\n";
+        assert!(error_of(&format!("{VIRT}{again}")).contains("`interfaces` names `8086:10ca` twice"));
+        let again = "\n[[sriov]]\nid = \"177d:a0f2\"\nvfs = 1\n";
+        assert!(error_of(&format!("{CN106}{again}")).contains("name the PF `177d:a0f2` twice"));
+    }
+
+    #[test]
+    fn without_page_sizes_there_is_no_plan() {
+        let error = error_of(&VIRT.replace("[\"32MiB\", \"512MiB\", \"1GiB\"]", "[]"));
+        assert!(error.contains("name at least one page size"), "{error}");
+    }
+}
