@@ -1,0 +1,672 @@
+//! Checks of the running card, each with its mend.
+//!
+//! The phases are looked at as they are now, not as they were when they ran. That a check failed
+//! and that it could not be made are told apart.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, Result};
+use serde::Serialize;
+
+use crate::report::{Report, State};
+use crate::setup::{self, PHASES};
+use crate::{Card, mounts, programs, serve, storage};
+
+/// Asks the agent at an address whether the card serves.
+pub type Ask = dyn Fn(SocketAddr) -> Result<bool>;
+
+/// What a failure means for the card.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// The card cannot do its work, or loses data.
+    Error,
+    /// The card works, with a shortcoming.
+    Warning,
+}
+
+/// One check beside those of the phases.
+struct Check {
+    name: &'static str,
+    severity: Severity,
+    mend: &'static str,
+    look: fn(&Card, &Ask, &mut Report) -> Result<()>,
+}
+
+static CHECKS: &[Check] = &[
+    Check {
+        name: "root",
+        severity: Severity::Error,
+        mend: "flash the image again; a root that changed under dm-verity cannot be trusted",
+        look: look_at_root,
+    },
+    Check {
+        name: "data",
+        severity: Severity::Error,
+        mend: "save what is in /var and /etc, then see `dmesg` for the disk, and `fsck.ext4` from another system",
+        look: look_at_data,
+    },
+    Check {
+        name: "space",
+        severity: Severity::Warning,
+        mend: "run `dpu-agent grow-data` and see what it says",
+        look: look_at_space,
+    },
+    Check {
+        name: "services",
+        severity: Severity::Error,
+        mend: "see `systemctl status UNIT` and `journalctl -u UNIT`",
+        look: look_at_services,
+    },
+    Check {
+        name: "firewall",
+        severity: Severity::Error,
+        mend: "see `nft -c -f /etc/nftables.conf`, then `systemctl restart nftables`",
+        look: look_at_firewall,
+    },
+    Check {
+        name: "agent",
+        severity: Severity::Error,
+        mend: "see `journalctl -u dpu-agent`, and the phases above",
+        look: look_at_agent,
+    },
+];
+
+/// Phases whose failure leaves the card able to work.
+const MINOR_PHASES: [&str; 2] = ["swap", "hostname"];
+
+/// Units that run on every card.
+pub const SERVICES: &[&str] = &[
+    "dpu-setup.service",
+    "dpu-agent.service",
+    "dpu-grow-data.service",
+    "ssh.service",
+    "nftables.service",
+    "systemd-networkd.service",
+    "systemd-resolved.service",
+    "systemd-timesyncd.service",
+    "containerd.service",
+];
+
+/// What one check found.
+#[derive(Debug, Serialize)]
+pub struct Finding {
+    /// The check's name.
+    pub name: &'static str,
+    /// How it went.
+    pub state: State,
+    /// What it means where it failed.
+    pub severity: Severity,
+    /// What it has to say.
+    #[serde(flatten)]
+    pub report: Report,
+    /// What to do, where something is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mend: Option<&'static str>,
+}
+
+/// What all checks found.
+#[derive(Debug, Serialize)]
+pub struct Diagnosis {
+    /// Whether nothing is wrong, and all could be found out.
+    pub good: bool,
+    /// The checks, in their order.
+    pub checks: Vec<Finding>,
+}
+
+/// Makes all checks; none of them changes anything.
+pub fn examine(card: &Card, ask: &Ask) -> Diagnosis {
+    let phases = PHASES.iter().map(|phase| {
+        let severity = if MINOR_PHASES.contains(&phase.name) { Severity::Warning } else { Severity::Error };
+        let mut report = setup::check(card, phase);
+        report.look(|report| look_at_record(card, phase, report));
+        Finding::new(phase.name, severity, report, phase.mend)
+    });
+    let others = CHECKS.iter().map(|check| {
+        let mut report = Report::default();
+        report.look(|report| (check.look)(card, ask, report));
+        Finding::new(check.name, check.severity, report, check.mend)
+    });
+    let checks: Vec<_> = phases.chain(others).collect();
+    Diagnosis { good: checks.iter().all(|finding| finding.report.is_good()), checks }
+}
+
+impl Finding {
+    fn new(name: &'static str, severity: Severity, report: Report, mend: &'static str) -> Self {
+        let state = report.state();
+        Self { name, state, severity, mend: (!report.is_good()).then_some(mend), report }
+    }
+
+    /// What is worth telling of a check: what is wrong, or else what was found.
+    fn sentences(&self) -> impl Iterator<Item = &String> {
+        let bad = !self.report.is_good();
+        let Report { found, did, absent, wrong, unknown } = &self.report;
+        let all = if bad { [wrong, unknown] } else { [found, absent] };
+        debug_assert!(did.is_empty(), "a check changes nothing");
+        all.into_iter().flatten()
+    }
+
+    fn word(&self) -> &'static str {
+        match (self.state, self.severity) {
+            (State::Failed, Severity::Error) => "FAILED",
+            (State::Failed, Severity::Warning) => "warning",
+            (state, _) => state.name(),
+        }
+    }
+}
+
+impl Diagnosis {
+    /// 0 all is good, 1 something failed, 3 nothing failed but something could not be found out.
+    pub fn exit_code(&self) -> u8 {
+        match (self.count(State::Failed), self.count(State::Unknown)) {
+            (0, 0) => 0,
+            (0, _) => 3,
+            _ => 1,
+        }
+    }
+
+    /// The table that a person reads.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for finding in &self.checks {
+            let mut head = format!("{:<8} {:<11}", finding.word(), finding.name);
+            for sentence in finding.sentences() {
+                // A string takes all that is written to it.
+                let _ = writeln!(text, "{head} {sentence}");
+                head = " ".repeat(20);
+            }
+            if let Some(mend) = finding.mend {
+                let _ = writeln!(text, "{:<20} mend: {mend}", "");
+            }
+        }
+        let counts = [State::Good, State::Absent, State::Failed, State::Unknown]
+            .map(|state| format!("{} {}", self.count(state), state.name()));
+        let _ = writeln!(text, "{} checks: {}", self.checks.len(), counts.join(", "));
+        text
+    }
+
+    fn count(&self, state: State) -> usize {
+        self.checks.iter().filter(|finding| finding.state == state).count()
+    }
+}
+
+/// A phase that is good now may have failed at boot, which is worth knowing; one that is not good
+/// tells by its record why.
+fn look_at_record(card: &Card, phase: &setup::Phase, report: &mut Report) -> Result<()> {
+    match setup::record(card, phase)? {
+        None => {
+            let note =
+                format!("the phase did not run since the start: `dpu-agent setup --phase {}`", phase.name);
+            if report.is_good() { report.found(note) } else { report.wrong(note) }
+        }
+        Some(record) if !record.report.is_good() => {
+            let note = format!("when it ran: {}", record.report.wrong.join("; "));
+            if report.is_good() { report.found(note) } else { report.wrong(note) }
+        }
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+/// The root is read-only, and dm-verity guards it.
+fn look_at_root(card: &Card, _: &Ask, report: &mut Report) -> Result<()> {
+    let root = mounts::at(&card.tree, "/")?.context("nothing is mounted at `/`")?;
+    if !root.has("ro") {
+        report.wrong("the root can be written");
+    }
+    let Some(name) = card.tree.read_if(format!("/sys/dev/block/{}/dm/name", root.device))? else {
+        report.wrong(format!("the root is `{}`, which is no mapped device: dm-verity is off", root.source));
+        return Ok(());
+    };
+    match card.programs.read("dmsetup", &["status", "--target", "verity", &name]) {
+        Ok(status) => report_verity(&name, &status, report),
+        Err(error) if error.chain().any(<dyn std::error::Error>::is::<programs::Missing>) => {
+            report_verity_from_command_line(card, &name, report)?;
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// `dmsetup status` says `V` while all blocks that were read were right, `C` once one was not
+/// (Documentation/admin-guide/device-mapper/verity.rst of the kernel).
+fn report_verity(name: &str, status: &str, report: &mut Report) {
+    let mut words = status.split_whitespace().skip_while(|word| *word != "verity");
+    match (words.next(), words.next()) {
+        (Some(_), Some("V")) => {
+            report.found(format!("`{name}` is read-only under dm-verity, all blocks good"));
+        }
+        (Some(_), Some("C")) => report.wrong(format!("dm-verity found wrong blocks on `{name}`")),
+        (Some(_), state) => report.wrong(format!("dm-verity says {state:?} of `{name}`")),
+        (None, _) => report.wrong(format!("`{name}` is a mapped device, but not one of dm-verity")),
+    }
+}
+
+/// Without `dmsetup`, the kernel's command line still tells what the device was made as.
+fn report_verity_from_command_line(card: &Card, name: &str, report: &mut Report) -> Result<()> {
+    let line = card.tree.read("/proc/cmdline")?;
+    let made = line.split("dm-mod.create=").nth(1).is_some_and(|table| {
+        let table = table.trim_start_matches('"');
+        table.split(',').next() == Some(name) && table.split_whitespace().any(|word| word == "verity")
+    });
+    if made {
+        report.found(format!("`{name}` is read-only, and was made under dm-verity"));
+    } else {
+        report.wrong(format!("the kernel's command line does not put `{name}` under dm-verity"));
+    }
+    Ok(())
+}
+
+/// `/data` is the data partition and can be written, and `/var`, `/root` and `/etc` lie on it.
+fn look_at_data(card: &Card, _: &Ask, report: &mut Report) -> Result<()> {
+    if let Some(reason) = card.tree.read_if(storage::FALLBACK)? {
+        report.wrong(format!("what is written is lost at the next start: {reason}"));
+    }
+    let Some(data) = mounts::at(&card.tree, storage::MOUNT)? else {
+        report.wrong(format!("nothing is mounted at `{}`", storage::MOUNT));
+        return Ok(());
+    };
+    if data.kind != "ext4" {
+        report.wrong(format!("`{}` is `{}`, not ext4", storage::MOUNT, data.kind));
+    }
+    if data.has("ro") {
+        report.wrong(format!("`{}` cannot be written: the kernel met errors on it", storage::MOUNT));
+    }
+    for (target, inside) in [("/var", "/var"), ("/root", "/root")] {
+        let mount = mounts::at(&card.tree, target)?;
+        if mount.is_none_or(|mount| mount.device != data.device || mount.inside.to_str() != Some(inside)) {
+            report.wrong(format!("`{target}` does not lie on the data partition"));
+        }
+    }
+    let upper = format!("{}/etc/upper", storage::MOUNT);
+    let etc = mounts::at(&card.tree, "/etc")?;
+    if etc.is_none_or(|etc| etc.kind != "overlay" || etc.option("upperdir") != Some(upper.as_str())) {
+        report.wrong("changes of `/etc` do not lie on the data partition");
+    }
+    if report.wrong.is_empty() {
+        report.found(format!("`{}` is mounted, with `/etc`, `/var` and `/root` on it", data.source));
+    }
+    Ok(())
+}
+
+/// The data partition reaches to the end of the disk.
+fn look_at_space(card: &Card, _: &Ask, report: &mut Report) -> Result<()> {
+    const SECTOR: u64 = 512;
+    // What alignment and the second partition table take.
+    const SLACK: u64 = 4 << 20;
+    let partition = storage::data_partition(&card.tree)?;
+    let disk = format!("/sys/class/block/{}", partition.disk);
+    let own = format!("/sys/class/block/{}", partition.name);
+    let end =
+        card.tree.number(format!("{own}/start"))?.saturating_add(card.tree.number(format!("{own}/size"))?);
+    let behind = card.tree.number(format!("{disk}/size"))?.saturating_sub(end).saturating_mul(SECTOR);
+    if behind > SLACK {
+        report.wrong(format!("{} MiB behind `{}` are not used", behind >> 20, partition.node()));
+    } else {
+        report.found(format!("`{}` reaches to the end of the disk", partition.node()));
+    }
+    Ok(())
+}
+
+/// Units that every card runs are up, and no unit failed.
+fn look_at_services(card: &Card, _: &Ask, report: &mut Report) -> Result<()> {
+    let arguments: Vec<_> =
+        ["show", "--property=Id,ActiveState,SubState"].iter().chain(SERVICES).copied().collect();
+    let shown = card.programs.read("systemctl", &arguments)?;
+    let states = unit_states(&shown);
+    for unit in SERVICES {
+        match states.iter().find(|(id, ..)| id == unit) {
+            Some((_, "active", _)) => {}
+            Some((_, active, sub)) => report.wrong(format!("`{unit}` is {active} ({sub})")),
+            None => report.wrong(format!("`{unit}` is not known to systemd")),
+        }
+    }
+    let failed = card.programs.read("systemctl", &["list-units", "--failed", "--plain", "--no-legend"])?;
+    for unit in failed.lines().filter_map(|line| line.split_whitespace().next()) {
+        if !SERVICES.contains(&unit) {
+            report.wrong(format!("`{unit}` failed"));
+        }
+    }
+    if report.wrong.is_empty() {
+        report.found(format!("{} services are active, and no unit failed", SERVICES.len()));
+    }
+    Ok(())
+}
+
+/// Id, active state and sub-state of the units that `systemctl show` printed, with an empty line
+/// between two of them.
+fn unit_states(shown: &str) -> Vec<(&str, &str, &str)> {
+    fn property<'a>(block: &'a str, name: &str) -> Option<&'a str> {
+        block.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+    }
+    shown
+        .split("\n\n")
+        .filter_map(|block| {
+            Some((property(block, "Id")?, property(block, "ActiveState")?, property(block, "SubState")?))
+        })
+        .collect()
+}
+
+/// The firewall drops what it does not know, and lets the host ask the agent.
+fn look_at_firewall(card: &Card, _: &Ask, report: &mut Report) -> Result<()> {
+    let listing = card.programs.read("nft", &["--numeric", "list", "chain", "inet", "dpukit", "input"]);
+    let chain = match listing {
+        Ok(chain) => chain,
+        Err(error) if format!("{error:#}").contains("No such file or directory") => {
+            report.wrong("the firewall is not loaded: all ports are open");
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    if !chain.contains("policy drop") {
+        report.wrong("the firewall lets in what it does not know");
+    }
+    let (group, port) = (card.plan.link.group.to_string(), card.plan.agent.port.to_string());
+    let lets_in = |line: &str| {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let pair = |first: &str, second: &str| words.windows(2).any(|pair| pair == [first, second]);
+        pair("iifgroup", &group) && pair("dport", &port) && words.contains(&"accept")
+    };
+    if chain.lines().any(lets_in) {
+        report.found(format!("drops by default, port {port} is open to the link"));
+    } else {
+        report.wrong(format!(
+            "the firewall keeps the host from the agent's port {port} (interface group {group})"
+        ));
+    }
+    Ok(())
+}
+
+/// The agent answers, and says that the card serves.
+#[allow(clippy::unnecessary_wraps, reason = "one signature for all checks")]
+fn look_at_agent(card: &Card, ask: &Ask, report: &mut Report) -> Result<()> {
+    let address = serve::address(card);
+    match ask(address) {
+        Ok(true) => report.found(format!("`{address}` answers that the card serves")),
+        Ok(false) => report.wrong(format!("`{address}` answers that the card does not serve")),
+        Err(error) => report.wrong(format!("{error:#}")),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fake::{self, Fake};
+    use crate::storage::tests::with_disk;
+
+    #[allow(clippy::unnecessary_wraps, reason = "it stands for `serve::ask`")]
+    fn serving(_: SocketAddr) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// A card on which all is as it should be.
+    fn healthy() -> Fake {
+        let fake = fake::virt();
+        with_disk(&fake);
+        for (name, start, size) in [("vda", 0, 4_194_304), ("vda5", 1_048_576, 3_143_680)] {
+            fake.file(&format!("/sys/class/block/{name}/start"), &start.to_string());
+            fake.file(&format!("/sys/class/block/{name}/size"), &size.to_string());
+        }
+        fake.mounted("30 22 254:5 / /data rw,noatime - ext4 /dev/vda5 rw");
+        fake.mounted("31 22 254:5 /var /var rw,noatime - ext4 /dev/vda5 rw");
+        fake.mounted("32 22 254:5 /root /root rw,noatime - ext4 /dev/vda5 rw");
+        fake.mounted(
+            "33 22 0:30 / /etc rw - overlay overlay rw,lowerdir=/etc,upperdir=/data/etc/upper,workdir=/data/etc/work",
+        );
+        fake.answer("dmsetup status", "0 200000 verity V\n");
+        let shown = SERVICES.iter().map(|unit| format!("Id={unit}\nActiveState=active\nSubState=running\n"));
+        fake.answer("systemctl show", &shown.collect::<Vec<_>>().join("\n"));
+        fake.answer("systemctl list-units", "");
+        fake.answer(
+            "nft --numeric list chain",
+            "table inet dpukit {\n\tchain input {\n\t\ttype filter hook input priority 0; policy drop;\n\
+             \t\tiifgroup 77 tcp dport 8000 accept\n\t}\n}\n",
+        );
+        for phase in PHASES {
+            setup::run(&fake.card(), phase);
+        }
+        fake
+    }
+
+    fn finding<'a>(diagnosis: &'a Diagnosis, name: &str) -> &'a Finding {
+        diagnosis.checks.iter().find(|finding| finding.name == name).unwrap()
+    }
+
+    /// The one check that fails, and what it says.
+    fn only_wrong(fake: &Fake, ask: &Ask) -> (&'static str, Vec<String>) {
+        let diagnosis = examine(&fake.card(), ask);
+        let bad: Vec<_> = diagnosis.checks.iter().filter(|finding| !finding.report.is_good()).collect();
+        assert_eq!(bad.len(), 1, "{}", diagnosis.text());
+        assert_eq!(bad[0].state, State::Failed, "{}", diagnosis.text());
+        assert_eq!(diagnosis.exit_code(), 1);
+        (bad[0].name, bad[0].report.wrong.clone())
+    }
+
+    #[test]
+    fn a_healthy_card_is_told_line_by_line() {
+        let diagnosis = examine(&healthy().card(), &serving);
+        assert_eq!(diagnosis.exit_code(), 0);
+        insta::assert_snapshot!(diagnosis.text(), @r"
+        good     hugepages   8 pages of 32MiB are reserved
+                             mounted at `/dev/huge`
+        good     sriov       `0000:01:00.0` has its 7 VFs
+        good     interfaces  `eth0` is up
+                             `eth1` is up
+                             `eth2` is up
+                             `eth3` is up
+                             `eth4` is up
+                             `eth5` is up
+                             `eth6` is up
+                             `eth7` is up
+        good     vfio        `testdev` (`0000:00:03.0`) is on `vfio-pci`
+        absent   cpt         no PF with the id `177d:a0f2`, and the board need not have one
+        good     swap        no swap is on
+        good     hostname    no host is named, so the card keeps its name `virt`
+        good     link        `eth1` is in group 77
+                             `eth1` is up
+                             `eth1` has 192.168.1.1/24
+        good     root        `root` is read-only under dm-verity, all blocks good
+        good     data        `/dev/vda5` is mounted, with `/etc`, `/var` and `/root` on it
+        good     space       `/dev/vda5` reaches to the end of the disk
+        good     services    9 services are active, and no unit failed
+        good     firewall    drops by default, port 8000 is open to the link
+        good     agent       `192.168.1.1:8000` answers that the card serves
+        14 checks: 13 good, 1 absent, 0 failed, 0 unknown
+        ");
+    }
+
+    #[test]
+    fn a_sick_card_is_told_with_the_mends() {
+        let fake = healthy();
+        fake.bind("0000:00:03.0", None);
+        fake.unmounted("/data");
+        fake.mounted("30 22 0:60 / /data rw - tmpfs tmpfs rw");
+        fake.file(storage::FALLBACK, "mounting `/dev/vda5`: Structure needs cleaning\n");
+        fake.file("/proc/swaps", "Filename Type\n/swapfile file\n");
+        fake.fail("nft", "Error: No such file or directory");
+        let diagnosis =
+            examine(&fake.card(), &|_| anyhow::bail!("asking `192.168.1.1:8000`: no answer in 3s"));
+        assert_eq!(diagnosis.exit_code(), 1);
+        insta::assert_snapshot!(diagnosis.text(), @r"
+        good     hugepages   8 pages of 32MiB are reserved
+                             mounted at `/dev/huge`
+        good     sriov       `0000:01:00.0` has its 7 VFs
+        good     interfaces  `eth0` is up
+                             `eth1` is up
+                             `eth2` is up
+                             `eth3` is up
+                             `eth4` is up
+                             `eth5` is up
+                             `eth6` is up
+                             `eth7` is up
+        FAILED   vfio        `testdev` (`0000:00:03.0`) is on no driver
+                             mend: see `dmesg` for the IOMMU and vfio-pci; a device that is missing means other firmware than the board's
+        absent   cpt         no PF with the id `177d:a0f2`, and the board need not have one
+        warning  swap        swap is on: `/swapfile`
+                             mend: see `swapon --show`, and what turns the swap on
+        good     hostname    no host is named, so the card keeps its name `virt`
+        good     link        `eth1` is in group 77
+                             `eth1` is up
+                             `eth1` has 192.168.1.1/24
+        good     root        `root` is read-only under dm-verity, all blocks good
+        FAILED   data        what is written is lost at the next start: mounting `/dev/vda5`: Structure needs cleaning
+                             `/data` is `tmpfs`, not ext4
+                             `/var` does not lie on the data partition
+                             `/root` does not lie on the data partition
+                             mend: save what is in /var and /etc, then see `dmesg` for the disk, and `fsck.ext4` from another system
+        good     space       `/dev/vda5` reaches to the end of the disk
+        good     services    9 services are active, and no unit failed
+        FAILED   firewall    the firewall is not loaded: all ports are open
+                             mend: see `nft -c -f /etc/nftables.conf`, then `systemctl restart nftables`
+        FAILED   agent       asking `192.168.1.1:8000`: no answer in 3s
+                             mend: see `journalctl -u dpu-agent`, and the phases above
+        14 checks: 8 good, 1 absent, 5 failed, 0 unknown
+        ");
+    }
+
+    #[test]
+    fn json_has_the_same_for_programs() {
+        let fake = healthy();
+        fake.answer("dmsetup status", "0 200000 verity C\n");
+        let diagnosis = examine(&fake.card(), &serving);
+        let json = serde_json::to_string_pretty(finding(&diagnosis, "root")).unwrap();
+        insta::assert_snapshot!(json, @r#"
+        {
+          "name": "root",
+          "state": "failed",
+          "severity": "error",
+          "wrong": [
+            "dm-verity found wrong blocks on `root`"
+          ],
+          "mend": "flash the image again; a root that changed under dm-verity cannot be trusted"
+        }
+        "#);
+        assert!(!diagnosis.good);
+    }
+
+    #[test]
+    fn a_check_that_cannot_be_made_is_not_a_failure() {
+        let fake = healthy();
+        fake.without("nft");
+        let diagnosis = examine(&fake.card(), &serving);
+        assert_eq!(finding(&diagnosis, "firewall").state, State::Unknown);
+        assert_eq!(diagnosis.exit_code(), 3);
+    }
+
+    #[test]
+    fn a_root_without_verity_is_found_out() {
+        let fake = healthy();
+        fake.answer("dmsetup status", "0 200000 linear\n");
+        assert_eq!(only_wrong(&fake, &serving).1, ["`root` is a mapped device, but not one of dm-verity"]);
+        fake.remove("/sys/devices/virtual/block/dm-0/dm/name");
+        let (name, wrong) = only_wrong(&fake, &serving);
+        assert_eq!((name, wrong[0].contains("no mapped device")), ("root", true));
+    }
+
+    #[test]
+    fn a_root_that_can_be_written_is_found_out() {
+        let fake = healthy();
+        fake.unmounted("/");
+        fake.mounted("22 1 254:0 / / rw - ext4 /dev/root rw");
+        assert_eq!(only_wrong(&fake, &serving), ("root", vec!["the root can be written".to_owned()]));
+    }
+
+    #[test]
+    fn without_dmsetup_the_command_line_tells_of_verity() {
+        let fake = healthy();
+        fake.without("dmsetup");
+        assert_eq!(only_wrong(&fake, &serving).0, "root");
+        fake.file("/proc/cmdline", "dm-mod.create=\"root,,,ro,0 200 verity 1 254:2 254:2 4096\" ro");
+        assert!(examine(&fake.card(), &serving).good);
+    }
+
+    #[test]
+    fn parts_that_do_not_lie_on_the_data_partition_are_named() {
+        for (target, says) in [
+            ("/var", "`/var` does not lie on the data partition"),
+            ("/root", "`/root` does not lie on the data partition"),
+            ("/etc", "changes of `/etc` do not lie on the data partition"),
+        ] {
+            let fake = healthy();
+            fake.unmounted(target);
+            assert_eq!(only_wrong(&fake, &serving), ("data", vec![says.to_owned()]));
+        }
+    }
+
+    #[test]
+    fn a_data_partition_that_the_kernel_stopped_writing_is_found_out() {
+        let fake = healthy();
+        fake.unmounted("/data");
+        fake.mounted("30 22 254:5 / /data ro - ext4 /dev/vda5 ro");
+        let says = "`/data` cannot be written: the kernel met errors on it";
+        assert_eq!(only_wrong(&fake, &serving), ("data", vec![says.to_owned()]));
+    }
+
+    #[test]
+    fn space_behind_the_data_partition_is_a_warning() {
+        let fake = healthy();
+        fake.file("/sys/class/block/vda/size", "8388608");
+        let says = "2049 MiB behind `/dev/vda5` are not used";
+        assert_eq!(only_wrong(&fake, &serving), ("space", vec![says.to_owned()]));
+        assert!(examine(&fake.card(), &serving).text().contains("warning  space"));
+    }
+
+    #[test]
+    fn units_that_are_down_failed_or_unknown_are_named() {
+        let fake = healthy();
+        let units = SERVICES[1..].iter().map(|unit| match *unit {
+            "ssh.service" => format!("Id={unit}\nActiveState=inactive\nSubState=dead\n"),
+            unit => format!("SubState=running\nActiveState=active\nId={unit}\n"),
+        });
+        fake.answer("systemctl show", &units.collect::<Vec<_>>().join("\n"));
+        fake.answer("systemctl list-units", "other.service loaded failed failed Some other\n");
+        assert_eq!(
+            only_wrong(&fake, &serving).1,
+            [
+                "`dpu-setup.service` is not known to systemd",
+                "`ssh.service` is inactive (dead)",
+                "`other.service` failed"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_firewall_that_is_open_or_shuts_the_host_out_is_found_out() {
+        let fake = healthy();
+        fake.answer("nft --numeric list chain", "policy accept;\niifgroup 78 tcp dport 8000 accept\n");
+        assert_eq!(
+            only_wrong(&fake, &serving).1,
+            [
+                "the firewall lets in what it does not know",
+                "the firewall keeps the host from the agent's port 8000 (interface group 77)"
+            ]
+        );
+    }
+
+    #[test]
+    fn an_agent_that_says_no_is_told_apart_from_one_that_says_nothing() {
+        let fake = healthy();
+        let says = "`192.168.1.1:8000` answers that the card does not serve";
+        assert_eq!(only_wrong(&fake, &|_| Ok(false)), ("agent", vec![says.to_owned()]));
+        assert_eq!(only_wrong(&fake, &|_| anyhow::bail!("nobody")), ("agent", vec!["nobody".to_owned()]));
+    }
+
+    #[test]
+    fn a_phase_that_failed_at_boot_and_is_good_now_is_good_with_a_note() {
+        let fake = healthy();
+        let path = format!("{}/swap.json", setup::RECORDS);
+        let record =
+            r#"{"phase":"swap","state":"failed","at":1,"milliseconds":1,"wrong":["swap stayed on"]}"#;
+        fake.file(&path, record);
+        let diagnosis = examine(&fake.card(), &serving);
+        assert!(diagnosis.good);
+        assert_eq!(finding(&diagnosis, "swap").report.found[1], "when it ran: swap stayed on");
+        fake.remove(&path);
+        let diagnosis = examine(&fake.card(), &serving);
+        assert!(finding(&diagnosis, "swap").report.found[1].contains("`dpu-agent setup --phase swap`"));
+        fake.file(&path, "{");
+        assert_eq!(examine(&fake.card(), &serving).exit_code(), 3);
+    }
+}

@@ -1,0 +1,28 @@
+//! The card's side of dpukit: what `dpu-agent` and `dpu-init` are made of.
+//!
+//! - [`setup`] does at boot what the board's plan asks for, phase by phase;
+//! - [`doctor`] checks the running card and names the mend for what is wrong;
+//! - [`serve`] answers gRPC health on the link to the host;
+//! - [`grow`] lets the data partition take the whole disk;
+//! - [`init`] is the first process: it makes `/etc`, `/var` and `/root` writable, then runs systemd.
+//!
+//! All of them see the system through a [`Card`]: files through a [`tree::Tree`], which a test roots
+//! in a folder, and programs through [`programs::Programs`], which a test records.
+
+pub mod card;
+pub mod doctor;
+pub mod grow;
+pub mod init;
+pub mod mounts;
+pub mod pci;
+pub mod programs;
+pub mod report;
+pub mod serve;
+pub mod setup;
+pub mod storage;
+pub mod tree;
+
+#[cfg(test)]
+mod fake;
+
+pub use card::Card;

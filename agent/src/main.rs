@@ -1,0 +1,189 @@
+//! `dpu-agent`: sets the card up at boot, checks it, and answers for it.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::builder::PossibleValuesParser;
+use clap::{Parser, Subcommand};
+use dpu_agent::setup::{PHASES, phase};
+use dpu_agent::{Card, doctor, grow, serve, setup};
+use tracing_subscriber::EnvFilter;
+
+/// Sets the card up at boot, checks it, and answers for it
+///
+/// Exit codes: 0 all is good, 1 something failed, 2 wrong usage, 3 nothing failed but something could not be found out.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Do what the board's plan asks for, phase by phase
+    ///
+    /// Each phase can be run again and fails alone; what it found and did is printed, and kept in /run/dpukit/setup.
+    Setup {
+        /// Run this phase only; may be given more than once
+        #[arg(long = "phase", value_name = "NAME", value_parser = phase_names())]
+        phases: Vec<String>,
+    },
+    /// Check the running card, and name the mend for what is wrong
+    Doctor {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Answer gRPC health on the link to the host
+    Serve,
+    /// Let the data partition and its file system take the whole disk
+    GrowData,
+}
+
+fn phase_names() -> PossibleValuesParser {
+    PossibleValuesParser::new(PHASES.iter().map(|phase| phase.name))
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_log();
+    match run(&arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Setup { phases } => Ok(set_up(&Card::system()?, phases)),
+        Command::Doctor { json } => examine(&Card::system()?, *json),
+        Command::Serve => serve::run(Card::system()?).map(|()| ExitCode::SUCCESS),
+        Command::GrowData => {
+            let report = grow::run();
+            print!("{}", report.lines());
+            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+fn set_up(card: &Card, names: &[String]) -> ExitCode {
+    let wanted =
+        PHASES.iter().filter(|phase| names.is_empty() || names.iter().any(|name| name == phase.name));
+    let mut failed = Vec::new();
+    for phase in wanted {
+        let record = setup::run(card, phase);
+        print!("{}", record.text());
+        if !record.report.is_good() {
+            failed.push(record.phase);
+        }
+    }
+    serve::tell_systemd(&match failed.as_slice() {
+        [] => "set up".to_owned(),
+        failed => format!("failed: {}", failed.join(", ")),
+    });
+    debug_assert!(names.iter().all(|name| phase(name).is_some()), "clap takes known names only");
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn examine(card: &Card, json: bool) -> Result<ExitCode> {
+    let diagnosis = doctor::examine(card, &serve::ask);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&diagnosis)?);
+    } else {
+        print!("{}", diagnosis.text());
+    }
+    Ok(ExitCode::from(diagnosis.exit_code()))
+}
+
+/// Logs go to standard error, so that standard output holds results alone. The journal has its own
+/// clock and colours are for people.
+fn start_log() {
+    let filter = EnvFilter::try_from_env("DPU_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
+    if std::env::var_os("JOURNAL_STREAM").is_some() { log.without_time().init() } else { log.init() }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn an_unknown_phase_is_refused_and_the_known_ones_are_named() {
+        let error = Arguments::try_parse_from(["dpu-agent", "setup", "--phase", "hugepage"]).err().unwrap();
+        let error = error.to_string();
+        assert!(error.contains("[possible values: hugepages, sriov,"), "{error}");
+        assert!(error.contains("a similar value exists: 'hugepages'"), "{error}");
+    }
+
+    #[test]
+    fn help_teaches() {
+        insta::assert_snapshot!(Arguments::command().term_width(100).render_long_help(), @"
+        Sets the card up at boot, checks it, and answers for it
+
+        Exit codes: 0 all is good, 1 something failed, 2 wrong usage, 3 nothing failed but something could
+        not be found out.
+
+        Usage: dpu-agent <COMMAND>
+
+        Commands:
+          setup      Do what the board's plan asks for, phase by phase
+          doctor     Check the running card, and name the mend for what is wrong
+          serve      Answer gRPC health on the link to the host
+          grow-data  Let the data partition and its file system take the whole disk
+          help       Print this message or the help of the given subcommand(s)
+
+        Options:
+          -h, --help
+                  Print help (see a summary with '-h')
+
+          -V, --version
+                  Print version
+        ");
+        let mut command = Arguments::command().term_width(100);
+        insta::assert_snapshot!(command.find_subcommand_mut("setup").unwrap().render_long_help(), @"
+        Do what the board's plan asks for, phase by phase
+
+        Each phase can be run again and fails alone; what it found and did is printed, and kept in
+        /run/dpukit/setup.
+
+        Usage: setup [OPTIONS]
+
+        Options:
+              --phase <NAME>
+                  Run this phase only; may be given more than once
+                  
+                  [possible values: hugepages, sriov, interfaces, vfio, cpt, swap, hostname, link]
+
+          -h, --help
+                  Print help (see a summary with '-h')
+        ");
+        insta::assert_snapshot!(command.find_subcommand_mut("doctor").unwrap().render_long_help(), @"
+        Check the running card, and name the mend for what is wrong
+
+        Usage: doctor [OPTIONS]
+
+        Options:
+              --json
+                  Print JSON
+
+          -h, --help
+                  Print help
+        ");
+    }
+}

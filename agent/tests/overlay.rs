@@ -1,0 +1,96 @@
+//! The files that are laid over the root fit the agent that they run: names, ports and groups are
+//! written in both, and a slip would show only on a booted card.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dpu_agent::doctor::SERVICES;
+use dpu_plan::{Agent, Link, Plan};
+
+fn overlay() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../rootfs-overlay")
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(overlay().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The lines that say something.
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+#[test]
+fn every_service_that_the_doctor_wants_is_enabled_and_all_else_is_not() {
+    let preset = read("usr/lib/systemd/system-preset/00-dpukit.preset");
+    let rules: Vec<_> = lines(&preset).collect();
+    for unit in SERVICES {
+        assert!(rules.contains(&format!("enable {unit}").as_str()), "{unit} is not enabled");
+    }
+    assert_eq!(rules.last(), Some(&"disable *"));
+}
+
+#[test]
+fn units_of_our_own_are_enabled_and_run_what_there_is() {
+    let preset = read("usr/lib/systemd/system-preset/00-dpukit.preset");
+    let units = fs::read_dir(overlay().join("usr/lib/systemd/system")).unwrap();
+    let mut seen = 0;
+    for unit in units.map(|unit| unit.unwrap().path()).filter(|path| path.is_file()) {
+        let name = unit.file_name().unwrap().to_string_lossy().into_owned();
+        let text = fs::read_to_string(&unit).unwrap();
+        assert!(lines(&preset).any(|line| line == format!("enable {name}")), "{name} is not enabled");
+        let command = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+        match command.strip_prefix("/usr/bin/dpu-agent ") {
+            Some(sub) => assert!(["setup", "serve", "grow-data"].contains(&sub), "{name} runs {sub}"),
+            None => assert!(overlay().join(&command[1..]).is_file(), "{name} runs {command}"),
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 4);
+}
+
+#[test]
+fn the_firewall_opens_the_agents_port_to_the_link_alone() {
+    let rules = read("etc/nftables.conf");
+    let port = Agent::PORT.to_string();
+    let opening: Vec<_> = lines(&rules).filter(|line| line.contains(&port)).collect();
+    let start = format!("iifgroup {} tcp dport {port} accept", Link::GROUP);
+    assert!(matches!(opening.as_slice(), [line] if line.starts_with(&start)), "{opening:?}");
+    assert!(rules.contains("policy drop;"));
+    assert!(rules.contains("table inet dpukit") && rules.contains("chain input"));
+}
+
+#[test]
+fn the_boards_plans_keep_to_the_firewalls_group_and_port() {
+    let boards = Path::new(env!("CARGO_MANIFEST_DIR")).join("../image/boards");
+    let mut seen = 0;
+    for board in fs::read_dir(boards).unwrap() {
+        let path = board.unwrap().path();
+        let table: toml::Table = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let Some(setup) = table.get("setup") else { continue };
+        let plan: Plan =
+            setup.clone().try_into().unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!((plan.link.group, plan.agent.port), (Link::GROUP, Agent::PORT), "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen > 0, "no board has a plan");
+}
+
+#[test]
+fn no_key_and_no_machine_id_is_in_the_image() {
+    assert_eq!(read("etc/machine-id"), "");
+    let ssh = fs::read_dir(overlay().join("etc/ssh")).unwrap();
+    let names: Vec<_> = ssh.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["sshd_config.d"]);
+}
+
+#[test]
+fn sshd_uses_the_keys_that_are_made() {
+    let config = read("etc/ssh/sshd_config.d/10-dpukit.conf");
+    let script = read("usr/lib/dpukit/ssh-keys");
+    let made = script.lines().find_map(|line| line.trim().strip_prefix("for type in ")).unwrap();
+    let made: Vec<_> = made.trim_end_matches("; do").split(' ').collect();
+    let used: Vec<_> = lines(&config).filter_map(|line| line.strip_prefix("HostKey ")).collect();
+    let wanted: Vec<_> = made.iter().map(|kind| format!("/etc/ssh/ssh_host_{kind}_key")).collect();
+    assert_eq!(used, wanted);
+}
