@@ -1,0 +1,667 @@
+//! The lock of a board: which packages, to the byte, its components come down to.
+//!
+//! ```toml
+//! version = 1
+//!
+//! [[suite]]
+//! name = "trixie"
+//! archive = "debian"
+//! date = "2026-11-21T09:15:44Z"   # when the archive wrote the Release file
+//! sha256 = "…"                    # of the InRelease file
+//!
+//! [component.root]
+//! request = "…"                   # hash of what the component asks for; another one means stale
+//! packages = [
+//!   { name = "bash", version = "5.2.37-2", arch = "arm64", suite = "trixie", archive = "debian", path = "pool/…", size = 1, sha256 = "…" },
+//! ]
+//! ```
+//!
+//! A build only reads it. One line for each package makes a change readable, and a merge easy.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
+use std::io::Write as _;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::config::{Config, DebSource, Source as ComponentSource, Suite, Suites};
+use crate::debian::Source;
+use crate::debian::keyring::Keyring;
+use crate::debian::packages::{Index, is_safe_path};
+use crate::debian::relation::{is_architecture, is_name};
+use crate::debian::release::Release;
+use crate::debian::resolve::{self, Request, Wanted};
+use crate::debian::version::Version;
+use crate::hash::Hash;
+use crate::hint::WithHint as _;
+
+/// The form of the file that this module reads and writes.
+const VERSION: i64 = 1;
+
+const HEADER: &str = "\
+# Written by `cargo xtask lock`; what is changed here by hand is lost.
+# After a merge conflict take either side and run `cargo xtask lock`.
+";
+
+/// What a board's components come down to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lock {
+    /// The suites that packages are from, by name.
+    pub suites: BTreeMap<String, LockedSuite>,
+    /// By name; only components of Debian packages.
+    pub components: BTreeMap<String, LockedComponent>,
+}
+
+/// The state of a suite when a component was last resolved from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockedSuite {
+    /// See [`crate::config::Suites::archives`].
+    pub archive: String,
+    /// When the archive wrote the Release file, as `2026-11-21T09:15:44Z`.
+    pub date: String,
+    /// Of the `InRelease` file.
+    pub sha256: Hash,
+}
+
+/// The packages of a component.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockedComponent {
+    /// The hash of what the component asked for; see [`request`].
+    pub request: Hash,
+    /// Sorted by name and architecture.
+    pub packages: Vec<LockedPackage>,
+}
+
+/// One package, to the byte.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LockedPackage {
+    /// The package's name, without an architecture.
+    pub name: String,
+    /// `all` or the architecture that it was built for.
+    pub arch: String,
+    /// With its epoch, as in the index.
+    pub version: String,
+    /// The suite that it was found in.
+    pub suite: String,
+    /// The archive of that suite.
+    pub archive: String,
+    /// Below the archive's base address.
+    pub path: String,
+    /// Of the package's file, in bytes.
+    pub size: u64,
+    /// Of the package's file.
+    pub sha256: Hash,
+}
+
+impl Lock {
+    /// Reads a lock file. One that is not there is an empty lock.
+    pub fn read(path: &Path) -> Result<Self> {
+        let reading = || format!("reading the lock `{}`", path.display());
+        let bytes = match std::fs::read(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            other => other.with_context(reading)?,
+        };
+        let lock = String::from_utf8(bytes).context("it is not UTF-8").and_then(|text| Self::parse(&text));
+        lock.with_context(reading).hint(|| "run `cargo xtask lock` to write it anew".into())
+    }
+
+    /// Reads the text of a lock file; errors name the line.
+    pub fn parse(text: &str) -> Result<Self> {
+        refuse_conflict_marks(text)?;
+        let raw: RawLock = toml::from_str(text).map_err(|error| {
+            let line = error.span().map_or(String::new(), |span| format!("line {}: ", line_of(text, &span)));
+            anyhow!("{line}{}", error.message())
+        })?;
+        check(raw).map_err(|(span, error)| error.context(format!("line {}", line_of(text, &span))))
+    }
+
+    /// Writes the lock file: beside it first, so that it is there whole or not at all.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        write_whole(path, self.to_string().as_bytes())
+            .with_context(|| format!("writing the lock `{}`", path.display()))
+    }
+
+    /// The components of `config`'s board that the lock lacks, or has for another request.
+    pub fn missing(&self, config: &Config) -> Vec<String> {
+        self.missing_of(&Scope::of_board(config))
+    }
+
+    fn missing_of(&self, scope: &Scope<'_>) -> Vec<String> {
+        let is_missing = |(name, wish): &(&&str, &Wish<'_>)| {
+            self.components.get(**name).is_none_or(|locked| locked.request != wish.hash(scope.suites))
+        };
+        scope.wishes.iter().filter(is_missing).map(|(name, _)| (*name).to_owned()).collect()
+    }
+
+    /// Takes over what was resolved anew, and drops what the board has no more.
+    pub fn update(&mut self, config: &Config, newer: Self) {
+        self.update_for(&component_names(config), newer);
+    }
+
+    fn update_for(&mut self, components: &[&str], newer: Self) {
+        self.suites.extend(newer.suites);
+        self.components.extend(newer.components);
+        self.components.retain(|name, _| components.contains(&name.as_str()));
+        let used: BTreeSet<_> = self.packages().map(|package| package.suite.clone()).collect();
+        self.suites.retain(|name, _| used.contains(name));
+    }
+
+    /// What `newer` has otherwise, by component; components without a change are not named.
+    pub fn differences(&self, newer: &Self) -> Vec<Difference> {
+        let names: BTreeSet<_> = self.components.keys().chain(newer.components.keys()).collect();
+        let packages =
+            |lock: &Self, name| lock.components.get(name).map_or(Vec::new(), |found| found.packages.clone());
+        let all = names
+            .into_iter()
+            .map(|name| Difference::between(name, &packages(self, name), &packages(newer, name)));
+        all.filter(|difference| !difference.changes.is_empty()).collect()
+    }
+
+    fn packages(&self) -> impl Iterator<Item = &LockedPackage> {
+        self.components.values().flat_map(|component| &component.packages)
+    }
+}
+
+/// The text of the lock file; the same lock always gives the same bytes.
+impl fmt::Display for Lock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{HEADER}version = {VERSION}")?;
+        for (name, suite) in &self.suites {
+            let (name, archive, date) = (quote(name), quote(&suite.archive), quote(&suite.date));
+            write!(
+                f,
+                "\n[[suite]]\nname = {name}\narchive = {archive}\ndate = {date}\nsha256 = \"{}\"\n",
+                suite.sha256
+            )?;
+        }
+        for (name, component) in &self.components {
+            write!(f, "\n[component.{}]\nrequest = \"{}\"\npackages = [\n", key(name), component.request)?;
+            component.packages.iter().try_for_each(|package| writeln!(f, "  {package},"))?;
+            f.write_str("]\n")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for LockedPackage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts = [
+            ("name", &self.name),
+            ("version", &self.version),
+            ("arch", &self.arch),
+            ("suite", &self.suite),
+            ("archive", &self.archive),
+            ("path", &self.path),
+        ];
+        f.write_str("{ ")?;
+        texts.into_iter().try_for_each(|(key, text)| write!(f, "{key} = {}, ", quote(text)))?;
+        write!(f, "size = {}, sha256 = \"{}\" }}", self.size, self.sha256)
+    }
+}
+
+/// Resolves the named components from what the archives hold now. Their suites and they themselves
+/// are all that the returned lock has; see [`Lock::update`].
+pub fn resolve(config: &Config, components: &[&str], source: &dyn Source, now: SystemTime) -> Result<Lock> {
+    resolve_all(&Scope::of(config, components)?, source, now)
+}
+
+fn resolve_all(scope: &Scope<'_>, source: &dyn Source, now: SystemTime) -> Result<Lock> {
+    let mut archives = Archives { scope, source, now, releases: BTreeMap::new(), indexes: BTreeMap::new() };
+    for (name, wish) in &scope.wishes {
+        archives.load(wish).with_context(|| format!("resolving the component `{name}`"))?;
+    }
+    let mut lock = Lock::default();
+    for (name, wish) in &scope.wishes {
+        let locked = archives.resolve(wish).with_context(|| format!("resolving the component `{name}`"))?;
+        lock.components.insert((*name).to_owned(), locked);
+    }
+    for suite in lock.packages().map(|package| package.suite.clone()).collect::<BTreeSet<_>>() {
+        let locked = archives.locked_suite(&suite)?;
+        lock.suites.insert(suite, locked);
+    }
+    Ok(lock)
+}
+
+/// The names of the board's components of Debian packages, each once.
+pub fn component_names(config: &Config) -> Vec<&str> {
+    Scope::of_board(config).wishes.into_keys().collect()
+}
+
+/// The hash of all that decides which packages a component comes down to, but for the archives'
+/// content. It does not change with the order of packages, nor with reasons and descriptions.
+pub fn request(config: &Config, source: &DebSource) -> Hash {
+    Wish::of(source).hash(&config.suites)
+}
+
+/// What changed in a component's packages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The component's name.
+    pub component: String,
+    /// Sorted by package.
+    pub changes: Vec<Change>,
+}
+
+/// What became of one package.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// `name:arch`
+    pub package: String,
+    /// The version that was there; none if the package is new.
+    pub old: Option<String>,
+    /// The version that is there now; none if the package is gone.
+    pub new: Option<String>,
+}
+
+impl Difference {
+    fn between(component: &str, old: &[LockedPackage], new: &[LockedPackage]) -> Self {
+        let (old, new) = (by_name(old), by_name(new));
+        let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+        let changes = keys.into_iter().filter_map(|key| {
+            let (old, new) = (old.get(key), new.get(key));
+            let is_same = old.map(|package| package.sha256) == new.map(|package| package.sha256);
+            let version = |package: Option<&&LockedPackage>| package.map(|package| package.version.clone());
+            (!is_same).then(|| Change {
+                package: format!("{}:{}", key.0, key.1),
+                old: version(old),
+                new: version(new),
+            })
+        });
+        Self { component: component.to_owned(), changes: changes.collect() }
+    }
+}
+
+fn by_name(packages: &[LockedPackage]) -> BTreeMap<(&str, &str), &LockedPackage> {
+    packages.iter().map(|package| ((package.name.as_str(), package.arch.as_str()), package)).collect()
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`:", self.component)?;
+        self.changes.iter().try_for_each(|change| write!(f, "\n  {change}"))
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let package = &self.package;
+        match (&self.old, &self.new) {
+            (Some(old), Some(new)) if old == new => write!(f, "changed  {package} {new}, with other content"),
+            (Some(old), Some(new)) => write!(f, "{} {package} {old} -> {new}", direction(old, new)),
+            (Some(old), None) => write!(f, "removed  {package} {old}"),
+            (None, Some(new)) => write!(f, "added    {package} {new}"),
+            (None, None) => write!(f, "changed  {package}"),
+        }
+    }
+}
+
+fn direction(old: &str, new: &str) -> &'static str {
+    match (Version::parse(old), Version::parse(new)) {
+        (Ok(old), Ok(new)) if new < old => "lowered ",
+        _ => "upgraded",
+    }
+}
+
+/// What of a configuration decides the content of a lock.
+struct Scope<'a> {
+    /// The folder of the key files.
+    keys: PathBuf,
+    suites: &'a Suites,
+    /// By component.
+    wishes: BTreeMap<&'a str, Wish<'a>>,
+}
+
+/// What of a component decides its packages.
+#[derive(Clone)]
+struct Wish<'a> {
+    suites: &'a [String],
+    architecture: &'a str,
+    packages: &'a [String],
+    dependencies: bool,
+    without: BTreeSet<&'a str>,
+}
+
+impl<'a> Scope<'a> {
+    /// The components that the board names and that are of Debian packages.
+    fn of_board(config: &'a Config) -> Self {
+        let board = &config.board;
+        let tools = &board.tools;
+        let emulator = board.emulator.as_ref().map(|emulator| &emulator.tools);
+        let names = [
+            &tools.base,
+            &tools.kernel,
+            &tools.rust,
+            &board.kernel.source,
+            &board.root.packages,
+            &board.root.agent,
+        ];
+        let components = names.into_iter().chain(emulator).filter_map(|name| config.components.get(name));
+        let wishes = components.filter_map(|component| match &component.source {
+            ComponentSource::Deb(deb) => Some((component.name.as_str(), Wish::of(deb))),
+            ComponentSource::Local(_) => None,
+        });
+        Self::new(config, wishes.collect())
+    }
+
+    /// The components of these names.
+    fn of(config: &'a Config, names: &[&'a str]) -> Result<Self> {
+        let mut wishes = BTreeMap::new();
+        for name in names {
+            match config.components.get(*name).map(|component| &component.source) {
+                Some(ComponentSource::Deb(deb)) => wishes.insert(*name, Wish::of(deb)),
+                Some(ComponentSource::Local(_)) => {
+                    bail!("the component `{name}` is built here and has no packages")
+                }
+                None => {
+                    let known = component_names(config).join("`, `");
+                    return Err(anyhow!("there is no component `{name}`"))
+                        .hint(|| format!("the board's are `{known}`"));
+                }
+            };
+        }
+        Ok(Self::new(config, wishes))
+    }
+
+    fn new(config: &'a Config, wishes: BTreeMap<&'a str, Wish<'a>>) -> Self {
+        Self { keys: config.root.join("image/keys"), suites: &config.suites, wishes }
+    }
+}
+
+impl<'a> Wish<'a> {
+    fn of(source: &'a DebSource) -> Self {
+        Self {
+            suites: &source.suites,
+            architecture: &source.architecture,
+            packages: &source.packages,
+            dependencies: source.dependencies,
+            without: source.without.keys().map(String::as_str).collect(),
+        }
+    }
+
+    /// See [`request`].
+    fn hash(&self, suites: &Suites) -> Hash {
+        let mut text =
+            format!("request 1\narchitecture {}\ndependencies {}\n", self.architecture, self.dependencies);
+        for name in self.suites {
+            let Some(Suite { archive, path, only_when_named, .. }) = suites.suites.get(name) else {
+                continue;
+            };
+            let _ = writeln!(text, "suite {name} {archive} {path} {only_when_named}");
+        }
+        let packages: BTreeSet<_> =
+            self.packages.iter().map(|package| ("package", package.as_str())).collect();
+        for (what, name) in packages.into_iter().chain(self.without.iter().map(|name| ("without", *name))) {
+            let _ = writeln!(text, "{what} {name}");
+        }
+        Hash::of(text)
+    }
+
+    /// The architectures that packages are taken of.
+    fn architectures(&self) -> Result<BTreeSet<&'a str>> {
+        let mut architectures = BTreeSet::from([self.architecture]);
+        for package in self.packages {
+            architectures.extend(Wanted::parse(package)?.architecture);
+        }
+        Ok(architectures)
+    }
+}
+
+/// Release files and indexes, each read once for all components.
+struct Archives<'a> {
+    scope: &'a Scope<'a>,
+    source: &'a dyn Source,
+    now: SystemTime,
+    releases: BTreeMap<&'a str, Release>,
+    /// By suite and architecture.
+    indexes: BTreeMap<(&'a str, &'a str), Index>,
+}
+
+impl<'a> Archives<'a> {
+    /// Reads what a component needs.
+    fn load(&mut self, wish: &Wish<'a>) -> Result<()> {
+        for name in wish.suites {
+            let suite = self.suite(name)?;
+            for architecture in wish.architectures()? {
+                let key = (name.as_str(), architecture);
+                if !self.indexes.contains_key(&key) {
+                    let index = self.read_index(name, suite, architecture)?;
+                    self.indexes.insert(key, index);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn suite(&self, name: &str) -> Result<&'a Suite> {
+        self.scope
+            .suites
+            .suites
+            .get(name)
+            .with_context(|| format!("there is no suite `{name}` in `image/suites.toml`"))
+    }
+
+    fn read_index(&mut self, name: &'a str, suite: &Suite, architecture: &str) -> Result<Index> {
+        let release = self.release(name, suite)?;
+        let file = release.index(architecture).with_context(|| format!("the suite `{name}`"))?;
+        let path = format!("dists/{}/{}", suite.path, file.path);
+        let bytes = self.source.get(&suite.archive, &path, Some((file.size, file.hash)))?;
+        ensure!(
+            Hash::of(&bytes) == file.hash,
+            "`{path}` of `{}` is not what the Release file names",
+            suite.archive
+        );
+        let index = Index::read_xz(&format!("{name}/{architecture}"), &bytes)?;
+        tracing::debug!(suite = name, architecture, packages = index.len(), "read a package index");
+        Ok(index)
+    }
+
+    fn release(&mut self, name: &'a str, suite: &Suite) -> Result<&Release> {
+        if !self.releases.contains_key(name) {
+            let keyring = Keyring::read(&self.scope.keys, &suite.keys)?;
+            let bytes = self.source.get(&suite.archive, &format!("dists/{}/InRelease", suite.path), None)?;
+            let release = Release::read(&suite.path, &bytes, &keyring, self.now)?;
+            self.releases.insert(name, release);
+        }
+        self.releases.get(name).with_context(|| format!("the suite `{name}` was not read"))
+    }
+
+    fn resolve(&self, wish: &Wish<'_>) -> Result<LockedComponent> {
+        let suites = wish.suites.iter().map(|name| {
+            let of_suite = self.indexes.iter().filter(|((suite, _), _)| suite == name);
+            let wanted = wish.architectures()?;
+            Ok(resolve::Suite {
+                name,
+                only_when_named: self.suite(name)?.only_when_named,
+                indexes: of_suite
+                    .filter(|((_, architecture), _)| wanted.contains(architecture))
+                    .map(|((_, architecture), index)| (*architecture, index))
+                    .collect(),
+            })
+        });
+        let wanted = wish.packages.iter().map(|package| Wanted::parse(package));
+        let request = Request {
+            wanted: wanted.collect::<Result<_>>()?,
+            suites: suites.collect::<Result<_>>()?,
+            architecture: wish.architecture,
+            without: wish.without.clone(),
+            dependencies: wish.dependencies,
+        };
+        let mut packages = Vec::new();
+        for chosen in resolve::resolve(&request)? {
+            packages.push(self.locked_package(chosen)?);
+        }
+        packages.sort();
+        Ok(LockedComponent { request: wish.hash(self.scope.suites), packages })
+    }
+
+    fn locked_package(&self, chosen: resolve::Chosen<'_>) -> Result<LockedPackage> {
+        let package = chosen.package;
+        Ok(LockedPackage {
+            name: package.name().to_owned(),
+            version: package.version_text().to_owned(),
+            arch: package.architecture().to_owned(),
+            suite: chosen.suite.to_owned(),
+            archive: self.suite(chosen.suite)?.archive.clone(),
+            path: package.path().to_owned(),
+            size: package.size(),
+            sha256: package.sha256(),
+        })
+    }
+
+    fn locked_suite(&self, name: &str) -> Result<LockedSuite> {
+        let release = self.releases.get(name).with_context(|| format!("the suite `{name}` was not read"))?;
+        let archive = self.suite(name)?.archive.clone();
+        Ok(LockedSuite { archive, date: release.date.to_string(), sha256: release.hash })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLock {
+    version: Spanned<i64>,
+    #[serde(default)]
+    suite: Vec<Spanned<RawSuite>>,
+    #[serde(default)]
+    component: BTreeMap<String, RawComponent>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSuite {
+    name: String,
+    archive: String,
+    date: String,
+    sha256: Hash,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawComponent {
+    request: Hash,
+    packages: Vec<Spanned<RawPackage>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPackage {
+    name: String,
+    version: String,
+    arch: String,
+    suite: String,
+    archive: String,
+    path: String,
+    size: u64,
+    sha256: Hash,
+}
+
+/// Where in the text an error is, and the error.
+type Misplaced = (Range<usize>, anyhow::Error);
+
+fn check(raw: RawLock) -> Result<Lock, Misplaced> {
+    let mut lock = Lock::default();
+    if *raw.version.get_ref() != VERSION {
+        let error = anyhow!(
+            "the lock is of version {}, and this builder reads version {VERSION}",
+            raw.version.get_ref()
+        );
+        return Err((raw.version.span(), error));
+    }
+    for suite in raw.suite {
+        let span = suite.span();
+        let RawSuite { name, archive, date, sha256 } = suite.into_inner();
+        if lock.suites.insert(name.clone(), LockedSuite { archive, date, sha256 }).is_some() {
+            return Err((span, anyhow!("the suite `{name}` is there twice")));
+        }
+    }
+    for (name, component) in raw.component {
+        let mut packages: Vec<LockedPackage> = Vec::new();
+        let mut seen = BTreeSet::new();
+        for package in component.packages {
+            let span = package.span();
+            let package =
+                check_package(package.into_inner(), &lock.suites).map_err(|error| (span.clone(), error))?;
+            if !seen.insert((package.name.clone(), package.arch.clone())) {
+                return Err((
+                    span,
+                    anyhow!("`{}:{}` is there twice in `{name}`", package.name, package.arch),
+                ));
+            }
+            packages.push(package);
+        }
+        packages.sort();
+        lock.components.insert(name, LockedComponent { request: component.request, packages });
+    }
+    Ok(lock)
+}
+
+fn check_package(raw: RawPackage, suites: &BTreeMap<String, LockedSuite>) -> Result<LockedPackage> {
+    let RawPackage { name, version, arch, suite, archive, path, size, sha256 } = raw;
+    ensure!(is_name(&name), "`{name}` is not a package's name");
+    ensure!(is_architecture(&arch), "`{arch}` is not an architecture");
+    Version::parse(&version)?;
+    ensure!(is_safe_path(&path), "`{path}` is not a path within an archive");
+    let locked = suites.get(&suite).with_context(|| format!("the suite `{suite}` is not in the lock"))?;
+    ensure!(
+        locked.archive == archive,
+        "the suite `{suite}` is of the archive `{}`, not `{archive}`",
+        locked.archive
+    );
+    Ok(LockedPackage { name, arch, version, suite, archive, path, size, sha256 })
+}
+
+fn refuse_conflict_marks(text: &str) -> Result<()> {
+    let is_mark = |line: &str| {
+        line == "=======" || ["<<<<<<< ", "||||||| ", ">>>>>>> "].iter().any(|mark| line.starts_with(mark))
+    };
+    match text.lines().zip(1..).find(|(line, _)| is_mark(line)) {
+        Some((_, number)) => bail!("line {number}: a mark of a merge conflict"),
+        None => Ok(()),
+    }
+}
+
+fn line_of(text: &str, span: &Range<usize>) -> usize {
+    text.get(..span.start).unwrap_or(text).matches('\n').count() + 1
+}
+
+/// A TOML key: as it is where that is allowed.
+fn key(name: &str) -> String {
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if !name.is_empty() && name.chars().all(is_bare) { name.to_owned() } else { quote(name) }
+}
+
+/// A TOML basic string.
+fn quote(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04X}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder)?;
+    let mode = std::fs::Permissions::from_mode(0o666);
+    let mut file = tempfile::Builder::new().prefix(".lock-").permissions(mode).tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    std::fs::File::open(folder)?.sync_all()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
