@@ -1,0 +1,427 @@
+//! Downloads: from several mirrors, resumed, checked by hash before they are used.
+//!
+//! ```text
+//! <cache>/downloads/<sha256>                  a whole, checked file; read-only
+//! <cache>/downloads/<sha256>.part             what came of it so far
+//! <cache>/downloads/rejected/<sha256>-<name>  what came but was something else
+//! ```
+//!
+//! A mirror is asked for the rest of a `.part` with a `Range`; whatever comes is hashed as a whole at the
+//! end, so a mirror that lies costs time and nothing else. Builds that want the same file at once share it:
+//! whoever holds the lock of a `.part` downloads.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+
+use crate::config::Suites;
+use crate::hash::Hash;
+use crate::hint::WithHint as _;
+use crate::mirrors;
+
+/// A file of an archive.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The archive's name in [`Suites::archives`].
+    pub archive: String,
+    /// Path below the archive's base address.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// What it must be.
+    pub sha256: Hash,
+}
+
+/// How to download.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Open no connection.
+    pub offline: bool,
+    /// Files at a time.
+    pub parallel: usize,
+    /// How long a server may be silent, in any phase, before the next is asked.
+    pub patience: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { offline: false, parallel: 8, patience: Duration::from_secs(30) }
+    }
+}
+
+/// Downloads files of archives into a cache.
+#[derive(Debug)]
+pub struct Fetcher {
+    folder: PathBuf,
+    mirrors: BTreeMap<String, Vec<String>>,
+    options: Options,
+    agent: ureq::Agent,
+}
+
+/// The largest index that is read into memory.
+const INDEX_LIMIT: u64 = 256 << 20;
+/// Bytes per second below which a server counts as stalled: it has this much time more for a file.
+const SLOWEST: u64 = 256 << 10;
+/// How often a mirror that breaks off is asked for the rest.
+const TRIES: usize = 3;
+
+impl Fetcher {
+    /// A fetcher for the archives of `suites`. The machine's own mirrors are asked first, unless
+    /// `DPUKIT_MIRROR_<ARCHIVE>` names the only one to ask.
+    pub fn new(cache: &Path, suites: &Suites, options: Options) -> Result<Self> {
+        let mirrors = suites.archives.iter().map(|(name, archive)| {
+            let variable = format!("DPUKIT_MIRROR_{}", name.to_uppercase().replace('-', "_"));
+            let mirrors = match std::env::var(variable) {
+                Ok(own) if !own.is_empty() => vec![own],
+                _ => mirrors::of_machine(name).into_iter().chain(archive.mirrors.iter().cloned()).collect(),
+            };
+            (name.clone(), mirrors)
+        });
+        Self::with_mirrors(cache, mirrors.collect(), options)
+    }
+
+    /// A fetcher that asks these mirrors, by archive, in this order.
+    pub fn with_mirrors(
+        cache: &Path,
+        mirrors: BTreeMap<String, Vec<String>>,
+        options: Options,
+    ) -> Result<Self> {
+        let folder = cache.join("downloads");
+        fs::create_dir_all(folder.join("rejected"))
+            .with_context(|| format!("opening the downloads at `{}`", folder.display()))
+            .hint(|| "name a folder that you can write to with `DPUKIT_CACHE`".into())?;
+        let agent = ureq::Agent::config_builder()
+            .timeout_resolve(Some(options.patience))
+            .timeout_connect(Some(options.patience))
+            .timeout_recv_response(Some(options.patience))
+            .max_redirects(5)
+            .http_status_as_error(true)
+            .user_agent(concat!("dpukit/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .into();
+        Ok(Self { folder, mirrors, options, agent })
+    }
+
+    /// Where a downloaded file is.
+    pub fn path(&self, sha256: &Hash) -> PathBuf {
+        self.folder.join(sha256.to_string())
+    }
+
+    /// Downloads what is not there yet; `progress` is told of bytes as they come, or are found.
+    ///
+    /// # Errors
+    /// One error for all files that could not be had, each with what every mirror said.
+    pub fn fetch_all(&self, wanted: &[Wanted], progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+        let (present, missing): (Vec<_>, Vec<_>) = wanted.iter().partition(|file| self.has(file));
+        progress(present.iter().map(|file| file.size).sum());
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let bytes: u64 = missing.iter().map(|file| file.size).sum();
+        if self.options.offline {
+            let list: Vec<_> =
+                missing.iter().map(|file| format!("  {} ({} bytes)", file.path, file.size)).collect();
+            return Err(anyhow!(
+                "offline, {} files ({bytes} bytes) are not downloaded:\n{}",
+                list.len(),
+                list.join("\n")
+            ))
+            .hint(|| "run the same command once without `--offline`".into());
+        }
+        self.check_space(bytes)?;
+        let next = AtomicUsize::new(0);
+        let failures = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..self.options.parallel.min(missing.len()) {
+                scope.spawn(|| {
+                    while let Some(file) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(error) = self.fetch(file, progress)
+                            && let Ok(mut failures) = failures.lock()
+                        {
+                            failures.push(format!("`{}`: {error:#}", file.path));
+                        }
+                    }
+                });
+            }
+        });
+        let failures = failures.into_inner().unwrap_or_default();
+        if failures.is_empty() {
+            return Ok(());
+        }
+        Err(anyhow!(
+            "{} of {} files could not be had:\n{}",
+            failures.len(),
+            missing.len(),
+            failures.join("\n")
+        ))
+        .hint(|| {
+            "run the command again: it goes on where it stopped; a package that left the mirrors is \
+                 replaced by `cargo xtask lock --update NAME`"
+                .into()
+        })
+    }
+
+    fn has(&self, file: &Wanted) -> bool {
+        self.path(&file.sha256).metadata().is_ok_and(|meta| meta.len() == file.size)
+    }
+
+    fn check_space(&self, bytes: u64) -> Result<()> {
+        let stat = rustix::fs::statvfs(&self.folder).context("asking for free space")?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        if free >= bytes {
+            return Ok(());
+        }
+        Err(anyhow!("`{}` has {free} bytes free, {bytes} are to come", self.folder.display()))
+            .hint(space_hint)
+    }
+
+    fn fetch(&self, file: &Wanted, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+        let target = self.path(&file.sha256);
+        let part_path = target.with_extension("part");
+        loop {
+            let context = || format!("writing `{}`", part_path.display());
+            let mut part = File::options()
+                .create(true)
+                .truncate(false)
+                .read(true)
+                .write(true)
+                .open(&part_path)
+                .with_context(context)
+                .hint(space_hint)?;
+            part.lock().with_context(context)?;
+            // Another build may have finished the file, and taken the `.part` away, while we waited.
+            if self.has(file) {
+                if part_path.metadata().is_ok_and(|meta| meta.len() == 0) {
+                    let _ = fs::remove_file(&part_path);
+                }
+                progress(file.size);
+                return Ok(());
+            }
+            if !is_at(&part, &part_path) {
+                continue;
+            }
+            self.fill(file, &mut part, progress)?;
+            part.sync_all().with_context(context)?;
+            part.set_permissions(fs::Permissions::from_mode(0o444)).with_context(context)?;
+            return fs::rename(&part_path, &target).with_context(context);
+        }
+    }
+
+    /// Asks the mirrors in turn until `part` holds the file.
+    fn fill(&self, file: &Wanted, part: &mut File, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+        let mirrors = self.mirrors.get(&file.archive).map(Vec::as_slice).unwrap_or_default();
+        let mut said = Vec::new();
+        for mirror in mirrors {
+            let address = join(mirror, &file.path);
+            for attempt in 0..TRIES {
+                match self.transfer(&address, file, part, progress) {
+                    Ok(()) => match self.judge(file, part, &address) {
+                        Ok(()) => return Ok(()),
+                        Err(error) => {
+                            said.push(format!("{error:#}"));
+                            break;
+                        }
+                    },
+                    Err(Stop::Here(error)) => return Err(error),
+                    Err(Stop::Mirror(error)) => {
+                        said.push(format!("{address}: {error:#}"));
+                        break;
+                    }
+                    Err(Stop::Again(error)) if attempt + 1 == TRIES => {
+                        said.push(format!("{address}: {error:#}"));
+                    }
+                    Err(Stop::Again(_)) => std::thread::sleep(Duration::from_millis(200 << attempt)),
+                }
+            }
+        }
+        if said.is_empty() {
+            bail!("there is no mirror of `{}`", file.archive);
+        }
+        bail!("{}", said.join("; "))
+    }
+
+    /// Appends to `part` what it lacks.
+    fn transfer(
+        &self,
+        address: &str,
+        file: &Wanted,
+        part: &mut File,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<(), Stop> {
+        let here = |error: io::Error| {
+            Stop::Here(
+                anyhow!(error).context("writing the download").context(crate::hint::Hint(space_hint())),
+            )
+        };
+        let mut have = part.metadata().map_err(here)?.len();
+        if have > file.size {
+            part.set_len(0).map_err(here)?;
+            have = 0;
+        }
+        if have == file.size {
+            return Ok(());
+        }
+        let patience = self.options.patience + Duration::from_secs((file.size - have) / SLOWEST);
+        let mut request = self.agent.get(address).config().timeout_recv_body(Some(patience)).build();
+        if have > 0 {
+            request = request.header("Range", format!("bytes={have}-"));
+        }
+        let response = request.call().map_err(|error| match error {
+            ureq::Error::StatusCode(code) if code >= 500 => {
+                Stop::Again(anyhow!("the server answered {code}"))
+            }
+            ureq::Error::StatusCode(416) => {
+                let _ = part.set_len(0);
+                Stop::Again(anyhow!("the server does not know the rest of the file"))
+            }
+            ureq::Error::StatusCode(code) => Stop::Mirror(anyhow!("the server answered {code}")),
+            error => Stop::Mirror(error.into()),
+        })?;
+        let range = response.headers().get("Content-Range").and_then(|value| value.to_str().ok());
+        let is_rest = range.is_some_and(|range| starts_at(range, have, file.size));
+        let is_part = response.status() == 206;
+        if !(is_part && is_rest) {
+            have = 0;
+            part.set_len(0).map_err(here)?;
+        }
+        if is_part && !is_rest {
+            return Err(Stop::Again(anyhow!("it gave another part of the file than was asked for")));
+        }
+        part.seek(SeekFrom::Start(have)).map_err(here)?;
+        progress(have);
+        let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
+        let mut buffer = vec![0; 1 << 16];
+        while have < file.size {
+            let count = body.read(&mut buffer).map_err(|error| Stop::Again(error.into()))?;
+            if count == 0 {
+                return Err(Stop::Again(anyhow!("it broke off after {have} of {} bytes", file.size)));
+            }
+            // More than was announced is cut: the hash decides.
+            let count = count.min(usize::try_from(file.size - have).unwrap_or(count));
+            part.write_all(&buffer[..count]).map_err(here)?;
+            have += count as u64;
+            progress(count as u64);
+        }
+        Ok(())
+    }
+
+    /// Takes a whole file that is not what was wanted out of the way.
+    fn judge(&self, file: &Wanted, part: &mut File, address: &str) -> Result<()> {
+        part.seek(SeekFrom::Start(0))?;
+        let found = Hash::of_reader(&mut *part)?;
+        if found == file.sha256 {
+            return Ok(());
+        }
+        let name = file.path.rsplit('/').next().unwrap_or_default();
+        let rejected = self.folder.join("rejected").join(format!("{}-{name}", file.sha256));
+        part.seek(SeekFrom::Start(0))?;
+        io::copy(part, &mut File::create(&rejected)?)?;
+        part.set_len(0)?;
+        bail!("{address} has the hash {found}, not that of the lock; it is kept as `{}`", rejected.display())
+    }
+
+    /// A small file, in memory. Without `want` it must carry its own signature.
+    pub fn get(&self, archive: &str, path: &str, want: Option<(u64, Hash)>) -> Result<Vec<u8>> {
+        if let Some((size, sha256)) = want {
+            let file = Wanted { archive: archive.to_owned(), path: path.to_owned(), size, sha256 };
+            self.fetch_all(&[file], &|_| {})?;
+            let path = self.path(&sha256);
+            return fs::read(&path).with_context(|| format!("reading `{}`", path.display()));
+        }
+        if self.options.offline {
+            bail!("offline, `{path}` of `{archive}` can't be asked for");
+        }
+        let mut said = Vec::new();
+        for mirror in self.mirrors.get(archive).map(Vec::as_slice).unwrap_or_default() {
+            let address = join(mirror, path);
+            let answer = self.agent.get(&address).call();
+            let bytes =
+                answer.and_then(|mut body| body.body_mut().with_config().limit(INDEX_LIMIT).read_to_vec());
+            match bytes {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => said.push(format!("{address}: {error}")),
+            }
+        }
+        Err(anyhow!("no mirror of `{archive}` gave `{path}`: {}", said.join("; "))).hint(|| {
+            format!(
+                "name a mirror that you reach with `DPUKIT_MIRROR_{}`",
+                archive.to_uppercase().replace('-', "_")
+            )
+        })
+    }
+}
+
+impl crate::debian::Source for Fetcher {
+    fn get(&self, archive: &str, path: &str, want: Option<(u64, Hash)>) -> Result<Vec<u8>> {
+        Self::get(self, archive, path, want)
+    }
+}
+
+/// Why a transfer ended early, and so what to do.
+enum Stop {
+    /// Ask the same mirror for the rest.
+    Again(anyhow::Error),
+    /// Ask the next mirror.
+    Mirror(anyhow::Error),
+    /// No mirror can help.
+    Here(anyhow::Error),
+}
+
+fn space_hint() -> String {
+    "free some space, or name a folder that has it and that you can write to with `DPUKIT_CACHE`".into()
+}
+
+fn join(mirror: &str, path: &str) -> String {
+    format!("{}/{}", mirror.trim_end_matches('/'), path.trim_start_matches('/'))
+}
+
+/// Whether an open file is still the one at a path.
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    match (file.metadata(), path.metadata()) {
+        (Ok(open), Ok(there)) => (open.dev(), open.ino()) == (there.dev(), there.ino()),
+        _ => false,
+    }
+}
+
+/// Whether `Content-Range: bytes FIRST-LAST/SIZE` (RFC 9110, 14.4) is the rest that was asked for.
+fn starts_at(range: &str, first: u64, size: u64) -> bool {
+    let parse = || {
+        let (range, whole) = range.trim().strip_prefix("bytes ")?.split_once('/')?;
+        let (start, end) = range.split_once('-')?;
+        Some((start.parse::<u64>().ok()?, end.parse::<u64>().ok()?, whole))
+    };
+    let is_whole = |whole: &str| whole == "*" || whole.parse() == Ok(size);
+    parse().is_some_and(|(start, end, whole)| start == first && end >= start && end < size && is_whole(whole))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn only_the_rest_that_was_asked_for_is_appended() {
+        assert!(starts_at("bytes 5-9/10", 5, 10));
+        assert!(starts_at("bytes 5-9/*", 5, 10));
+        for wrong in
+            ["bytes 4-9/10", "bytes 5-10/10", "bytes 5-9/11", "bytes 5-4/10", "bytes */10", "5-9/10", ""]
+        {
+            assert!(!starts_at(wrong, 5, 10), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_makes_the_parser_panic(text in ".*", first: u64, size: u64) {
+            starts_at(&text, first, size);
+        }
+    }
+}
