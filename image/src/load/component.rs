@@ -1,0 +1,256 @@
+//! `image/components/<name>.toml`: what enters a build.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::diagnostics::{Diagnostic, Diagnostics, Place};
+use super::reader::{Reader, Section, Wrong};
+use super::tree::{Node, Value};
+use super::{FOLDERS, declared, exists, known, suggest, tree, values};
+use crate::config::{Component, DebSource, LocalSource, Source};
+
+/// A component as far as it can be read; where it has errors there is none, but its name is taken.
+#[derive(Debug)]
+pub struct Read {
+    pub component: Option<Component>,
+    /// Paths in the card's root that it makes by declaration.
+    pub outputs: Vec<Output>,
+}
+
+/// A path in the card's root, and where it is declared.
+#[derive(Debug, Clone)]
+pub struct Output {
+    path: String,
+    place: Place,
+}
+
+/// Reads all components.
+pub fn read_all(
+    root: &Path,
+    suites: Option<&BTreeSet<String>>,
+    problems: &mut Diagnostics,
+) -> BTreeMap<String, Read> {
+    let mut components = BTreeMap::new();
+    for (name, path) in declared(root, FOLDERS.components, problems) {
+        let read = match tree::read(root, &path, problems) {
+            Some(node) => one(root, &name, &node, suites, problems),
+            None => Read { component: None, outputs: Vec::new() },
+        };
+        components.insert(name, read);
+    }
+    components
+}
+
+fn one(
+    root: &Path,
+    name: &str,
+    node: &Node,
+    suites: Option<&BTreeSet<String>>,
+    problems: &mut Diagnostics,
+) -> Read {
+    let reader = Reader::default();
+    let top = reader.top(node);
+    let description = top.text("description", values::line);
+    let (deb, local) = (top.maybe_section("deb"), top.maybe_section("local"));
+    let source = match (deb.is_present(), local.is_present()) {
+        (true, false) => deb_source(deb, suites).map(Source::Deb),
+        (false, true) => local_source(local, root).map(Source::Local),
+        (both, _) => {
+            // The keys of both are known, whichever was meant.
+            deb_source(deb, suites);
+            local_source(local, root);
+            number_of_sources(top, node, both);
+            None
+        }
+    };
+    let outputs = outputs(node);
+    clashes(&outputs, &outputs, &mut |problem| reader.say(problem));
+    problems.extend(reader.finish());
+    let component = description.zip(source).map(|(description, source)| Component {
+        name: name.to_owned(),
+        description,
+        source,
+    });
+    Read { component, outputs }
+}
+
+fn number_of_sources(top: Section<'_, '_>, node: &Node, both: bool) {
+    let entries = ["deb", "local"].map(|key| top.entry(key));
+    let problem = match entries {
+        [Some(_), Some(local)] if both => Diagnostic::new(
+            &local.key,
+            "a component has one source, and this is its second",
+            "`[deb]` is there too",
+        ),
+        // A source that is no table has been reported already.
+        [Some(_), _] | [_, Some(_)] => return,
+        [None, None] => Diagnostic::new(&node.place, "the component has no source", "to be added in here"),
+    };
+    top.reader().say(problem.hint("write one table, `[deb]` for Debian packages or `[local]` for a crate"));
+}
+
+fn deb_source(deb: Section<'_, '_>, all: Option<&BTreeSet<String>>) -> Option<DebSource> {
+    let suites = deb.list("suites", |name| match all {
+        Some(all) => known(name, "suite", all),
+        None => Ok(name.to_owned()),
+    });
+    let architecture = deb.text("architecture", |name| known(name, "architecture", ["amd64", "arm64"]));
+    let packages = deb.list("packages", |wish| package(wish, suites.as_deref()));
+    let dependencies = deb.truth("dependencies").unwrap_or(true);
+    let without = deb.texts("without", package_name, reason);
+    let links = deb.texts("links", path, values::target);
+    let copies = deb.texts("copies", path, path);
+    let modes = deb.texts("modes", path, values::mode);
+    let leave_out = deb.maybe_list("leave-out", values::glob);
+    let keep = deb.maybe_list("keep", values::glob);
+    let scripts = deb.texts("scripts", package_name, reason);
+    for key in ["suites", "packages"] {
+        not_empty(deb, key);
+    }
+    wanted_and_not(deb);
+    Some(DebSource {
+        suites: suites?,
+        architecture: architecture?,
+        packages: packages?,
+        dependencies,
+        without,
+        links,
+        copies,
+        modes,
+        leave_out: leave_out.unwrap_or_default(),
+        keep: keep.unwrap_or_default(),
+        scripts,
+    })
+}
+
+fn local_source(local: Section<'_, '_>, root: &Path) -> Option<LocalSource> {
+    let package = local.text("package", values::name("a crate"));
+    let path = local.text("path", |path| crate_folder(root, path));
+    let also = local.maybe_list("also", |path| exists(root, path, "folder"));
+    let target = local.text("target", values::name("a target of Rust"));
+    let program = values::name("a program");
+    let install =
+        local.texts("install", |name| program(name).map(drop), |path| values::absolute(path).map(drop));
+    if local.is_present() && local.entry("install").is_none() {
+        let path = local.path("install");
+        let place = local.entry("package").map(|entry| &entry.key);
+        if let Some(place) = place {
+            let wrong =
+                Wrong::new(format!("nothing of the crate would be in the image: `[{path}]` is missing"))
+                    .hint("write `[local.install]` and in it `PROGRAM = \"/usr/bin/PROGRAM\"`");
+            local.refuse(place, &local.path("package"), wrong);
+        }
+    }
+    Some(LocalSource {
+        package: package?,
+        path: path?,
+        also: also.unwrap_or_default(),
+        target: target?,
+        install,
+    })
+}
+
+fn crate_folder(root: &Path, path: &str) -> Result<PathBuf, Wrong> {
+    let folder = exists(root, path, "folder")?;
+    if root.join(&folder).join("Cargo.toml").is_file() {
+        return Ok(folder);
+    }
+    Err(Wrong::new(format!("the folder `{path}` holds no crate: there is no `{path}/Cargo.toml`")))
+}
+
+fn path(text: &str) -> Result<(), Wrong> {
+    values::relative(text).map(drop)
+}
+
+fn reason(text: &str) -> Result<(), Wrong> {
+    values::line(text).map(drop).map_err(|wrong| wrong.hint("write the reason"))
+}
+
+/// A package's name, as Debian's policy (5.6.1) has it.
+fn package_name(name: &str) -> Result<(), Wrong> {
+    let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    if name.len() >= 2
+        && name.bytes().next().is_some_and(letter)
+        && name.bytes().all(|byte| letter(byte) || b"+-.".contains(&byte))
+    {
+        return Ok(());
+    }
+    let wrong = Wrong::new(format!("`{}` is not the name of a Debian package", name.escape_debug()));
+    Err(wrong.hint("it has lower-case letters, digits, `+`, `-` and `.`, as `libc6-dev`"))
+}
+
+/// `name`, `name:arch`, `name/suite` or `name:arch/suite`.
+fn package(wish: &str, suites: Option<&[String]>) -> Result<String, Wrong> {
+    let (rest, suite) = wish.split_once('/').map_or((wish, None), |(rest, suite)| (rest, Some(suite)));
+    let (name, architecture) = rest.split_once(':').map_or((rest, None), |(name, of)| (name, Some(of)));
+    package_name(name)?;
+    if let Some(architecture) = architecture {
+        known(architecture, "architecture", ["amd64", "arm64"])?;
+    }
+    if let (Some(suite), Some(suites)) = (suite, suites)
+        && !suites.iter().any(|other| other == suite)
+    {
+        let hint = suggest::hint(suite, "such suite", suites.iter().map(String::as_str));
+        return Err(Wrong::new(format!("`{suite}` is not in this component's `suites`")).hint(hint));
+    }
+    Ok(wish.to_owned())
+}
+
+fn not_empty(deb: Section<'_, '_>, key: &'static str) {
+    let Some(entry) = deb.entry(key) else { return };
+    if let Value::List(items) = &entry.node.value
+        && items.is_empty()
+    {
+        let path = deb.path(key);
+        deb.refuse(&entry.node.place, &path, Wrong::new(format!("`{path}` is empty")));
+    }
+}
+
+/// A package that is asked for and ruled out.
+fn wanted_and_not(deb: Section<'_, '_>) {
+    let Some(Value::List(wishes)) = deb.entry("packages").map(|entry| &entry.node.value) else { return };
+    let names = wishes.iter().filter_map(|wish| match &wish.value {
+        Value::Text(text) => text.split([':', '/']).next(),
+        _ => None,
+    });
+    let names: BTreeSet<_> = names.collect();
+    for (name, path, entry) in deb.free("without") {
+        if names.contains(name.as_str()) {
+            let wrong = Wrong::new(format!("`{name}` is both wanted and ruled out"));
+            deb.refuse(&entry.key, &path, wrong.hint("take it out of `packages`, or out of `without`"));
+        }
+    }
+}
+
+/// The paths that a component makes: links, copies, programs.
+fn outputs(node: &Node) -> Vec<Output> {
+    let table = |section: &str, key: &str| node.table()?.get(section)?.node.table()?.get(key)?.node.table();
+    let keys = ["links", "copies"].into_iter().filter_map(|key| table("deb", key)).flatten();
+    let keys = keys.map(|(path, entry)| Output { path: one_usr(path), place: entry.key.clone() });
+    let values =
+        table("local", "install").into_iter().flatten().filter_map(|(_, entry)| match &entry.node.value {
+            Value::Text(path) => Some(Output { path: one_usr(path), place: entry.node.place.clone() }),
+            _ => None,
+        });
+    keys.chain(values).collect()
+}
+
+/// A path from the root's top, where `/bin`, `/sbin` and `/lib` are links into `/usr`.
+fn one_usr(path: &str) -> String {
+    let path = path.trim_start_matches('/');
+    let is_linked = ["bin/", "sbin/", "lib/"].iter().any(|top| path.starts_with(top));
+    if is_linked { format!("usr/{path}") } else { path.to_owned() }
+}
+
+/// Says which of `ours` make a path that another of `all` makes already.
+pub fn clashes(all: &[Output], ours: &[Output], say: &mut dyn FnMut(Diagnostic)) {
+    for output in ours {
+        let other =
+            all.iter().find(|other| other.path == output.path && other.place.comes_before(&output.place));
+        if let Some(other) = other {
+            let message = format!("`/{}` is made twice", output.path);
+            let problem = Diagnostic::new(&output.place, message, "the second time");
+            say(problem.hint(format!("the first is at {}: take one of them out", other.place.named())));
+        }
+    }
+}

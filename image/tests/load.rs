@@ -1,0 +1,791 @@
+//! Boards, components and suites: what is read, and what a person is told when they are wrong.
+
+use std::fs;
+use std::path::Path;
+
+use dpukit_image::config::{Config, Source};
+use dpukit_image::load::{boards, load};
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+/// A checkout made of the examples in the documentation of `load`.
+struct Checkout(TempDir);
+
+const BOARD: &str = "image/boards/board.toml";
+const BASE: &str = "image/boards/base.toml";
+const SUITES: &str = "image/suites.toml";
+const SHELL: &str = "image/components/shell.toml";
+const AGENT: &str = "image/components/agent.toml";
+
+const FILES: [(&str, &str); 14] = [
+    (SUITES, include_str!("../src/load/example/suites.toml")),
+    (BASE, include_str!("../src/load/example/base.toml")),
+    (BOARD, include_str!("../src/load/example/board.toml")),
+    (SHELL, include_str!("../src/load/example/deb.toml")),
+    (AGENT, include_str!("../src/load/example/local.toml")),
+    ("image/components/tools.toml", TOOLS),
+    ("image/components/linux.toml", TOOLS),
+    ("image/keys/trixie-stable.asc", ""),
+    ("kernel-config/base.config", ""),
+    ("kernel-config/virt.config", ""),
+    ("kernel-config/requirements/cilium.toml", ""),
+    ("rootfs-overlay/etc/fstab", ""),
+    ("agent/Cargo.toml", ""),
+    ("agent/plan/Cargo.toml", ""),
+];
+
+const TOOLS: &str = r#"description = "Tools"
+[deb]
+architecture = "amd64"
+suites = ["trixie"]
+packages = ["bash"]
+"#;
+
+impl Checkout {
+    fn new() -> Self {
+        let checkout = Self(tempfile::tempdir().unwrap());
+        for (path, text) in FILES {
+            checkout.write(path, text);
+        }
+        checkout
+    }
+
+    fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        let path = self.0.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Replaces a text that must be in the file.
+    fn edit(&self, path: &str, from: &str, to: &str) {
+        let text = fs::read_to_string(self.0.path().join(path)).unwrap();
+        assert!(text.contains(from), "`{from}` is not in {path}");
+        self.write(path, text.replacen(from, to, 1));
+    }
+
+    fn load(&self) -> Config {
+        load(self.0.path(), "board").unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    /// What a person reads.
+    fn problems(&self) -> String {
+        load(self.0.path(), "board").expect_err("nothing was found wrong").to_string()
+    }
+}
+
+/// What a person reads after one change of a file.
+fn after(path: &str, from: &str, to: &str) -> String {
+    let checkout = Checkout::new();
+    checkout.edit(path, from, to);
+    checkout.problems()
+}
+
+/// What a person reads, without the lines that show the file: place and message, then the hint.
+fn lines(problems: &str) -> Vec<&str> {
+    let shown = |line: &&str| line.starts_with("image/") || line.starts_with("  hint: ");
+    problems.lines().filter(shown).map(str::trim).collect()
+}
+
+#[test]
+fn the_examples_of_the_documentation_are_a_checkout() {
+    let config = Checkout::new().load();
+    let board = &config.board;
+    assert_eq!((board.name.as_str(), board.description.as_str()), ("board", "A card in an emulator"));
+    assert_eq!(board.disk.boot, 64 << 20);
+    assert_eq!(board.kernel.fragments, ["base", "virt"]);
+    assert_eq!(board.root.hostname, "dpu", "from the base");
+    assert_eq!(board.plan.link.id.to_string(), "8086:10ca");
+    let emulator = board.emulator.as_ref().unwrap();
+    assert_eq!((emulator.memory, emulator.cpus, emulator.expect_vfio["1b36:0005"]), (2 << 30, 2, 1));
+    let Source::Deb(shell) = &config.components["shell"].source else { panic!("not packages") };
+    assert_eq!(shell.links["usr/bin/awk"], "mawk");
+    assert!(config.suites.suites["trixie-backports"].only_when_named);
+}
+
+#[test]
+fn what_is_added_stands_behind_what_is_inherited() {
+    let checkout = Checkout::new();
+    assert_eq!(checkout.load().board.firewall.open, ["tcp/10250", "udp/8472", "tcp/9962-9964"]);
+    checkout.edit(BOARD, "[add.firewall]", "[firewall]");
+    assert_eq!(checkout.load().board.firewall.open, ["tcp/9962-9964"]);
+}
+
+#[test]
+fn the_boards_of_this_checkout_are_right() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let listed = boards(root).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(listed.iter().any(|board| board.name == "virt" && !board.is_abstract));
+    for board in listed.iter().filter(|board| !board.is_abstract) {
+        load(root, &board.name).unwrap_or_else(|problems| panic!("{problems}"));
+    }
+}
+
+#[test]
+fn an_unknown_key_is_shown_with_the_key_that_was_meant() {
+    insta::assert_snapshot!(after(BOARD, "fragments =", "fragmets ="), @r#"
+    the declarations of the image have an error
+
+    image/boards/board.toml:17:1: unknown key `kernel.fragmets`
+        |
+     17 | fragmets = ["base", "virt"]
+        | ^^^^^^^^ not known here
+      hint: did you mean `kernel.fragments`?
+    "#);
+    insta::assert_snapshot!(after(BOARD, "[boot]", "[boot]\nimage-limit = 1\ncolour = 2"), @r"
+    the declarations of the image have 2 errors
+
+    image/boards/board.toml:31:1: unknown key `boot.image-limit`
+        |
+     31 | image-limit = 1
+        | ^^^^^^^^^^^ not known here
+      hint: did you mean `kernel.image-limit`?
+
+    image/boards/board.toml:32:1: unknown key `boot.colour`
+        |
+     32 | colour = 2
+        | ^^^^^^ not known here
+      hint: the keys of `[boot]` are `cmdline`
+    ");
+}
+
+#[test]
+fn a_value_of_another_type_is_shown_with_the_type_that_is_wanted() {
+    insta::assert_snapshot!(after(BOARD, "cpus = 2", "cpus = \"two\""), @r#"
+    the declarations of the image have an error
+
+    image/boards/board.toml:52:8: `emulator.cpus` has to be a number, and is a text
+        |
+     52 | cpus = "two"
+        |        ^^^^^ has to be a number
+      hint: write it as in `cpus = 1`
+    "#);
+    insta::assert_snapshot!(after(BOARD, "fragments = [\"base\", \"virt\"]", "fragments = \"base\""), @r#"
+    the declarations of the image have an error
+
+    image/boards/board.toml:17:13: `kernel.fragments` has to be a list of texts, and is a text
+        |
+     17 | fragments = "base"
+        |             ^^^^^^ has to be a list of texts
+      hint: write it as in `fragments = ["…"]`
+    "#);
+    insta::assert_snapshot!(after(BOARD, "[disk]", "disk = 3\n[disks]"), @r"
+    the declarations of the image have 2 errors
+
+    image/boards/board.toml:25:1: unknown key `kernel.disk`
+        |
+     25 | disk = 3
+        | ^^^^ not known here
+      hint: did you mean `disk`?
+
+    image/boards/board.toml:26:2: unknown key `disks`
+        |
+     26 | [disks]
+        |  ^^^^^ not known here
+      hint: did you mean `disk`?
+    ");
+}
+
+#[test]
+fn what_a_table_lacks_is_shown_at_its_head() {
+    insta::assert_snapshot!(after(BOARD, "source = \"linux\"\n", ""), @r"
+    the declarations of the image have an error
+
+    image/boards/board.toml:11:2: `[kernel]` lacks `source`
+        |
+     11 | [kernel]
+        |  ^^^^^^ to be added in here
+    ");
+    insta::assert_snapshot!(after(BASE, "hostname = \"dpu\"", ""), @r"
+    the declarations of the image have an error
+
+    image/boards/base.toml:11:2: `[root]` lacks `hostname`
+        |
+     11 | [root]
+        |  ^^^^ to be added in here
+    ");
+    insta::assert_snapshot!(after(BOARD, "[network]\n", ""), @r#"
+    the declarations of the image have 2 errors
+
+    image/boards/board.toml:3:1: the file lacks `[network]`
+       |
+     3 | extends = "base"
+       | ^^^^^^^ to be added in here
+
+    image/boards/board.toml:35:1: unknown key `boot.dhcp-drivers`
+        |
+     35 | dhcp-drivers = ["virtio_net"]
+        | ^^^^^^^^^^^^ not known here
+      hint: did you mean `network.dhcp-drivers`?
+    "#);
+}
+
+#[test]
+fn errors_of_all_files_are_shown_at_once() {
+    let checkout = Checkout::new();
+    checkout.edit(BOARD, "16MiB", "16MB");
+    checkout.edit(BASE, "\"rootfs-overlay\"", "\"rootfs-overlai\"");
+    checkout.edit(SHELL, "\"arm64\"", "arm64");
+    checkout.edit(AGENT, "path = \"agent\"", "path = \"agents\"");
+    checkout.edit(SUITES, "\"trixie-stable\"", "\"trixie-stale\"");
+    insta::assert_snapshot!(checkout.problems(), @r#"
+    the declarations of the image have 5 errors
+
+    image/boards/base.toml:16:13: there is no folder `rootfs-overlai` in the checkout
+        |
+     16 | overlays = ["rootfs-overlai"]
+        |             ^^^^^^^^^^^^^^^^ `root.overlays`
+      hint: did you mean `rootfs-overlay`?
+
+    image/boards/board.toml:21:15: `16MB` is not a size
+        |
+     21 | image-limit = "16MB"
+        |               ^^^^^^ `kernel.image-limit`
+      hint: did you mean `16MiB`?
+
+    image/components/agent.toml:7:8: there is no folder `agents` in the checkout
+       |
+     7 | path = "agents"
+       |        ^^^^^^^^ `local.path`
+      hint: did you mean `agent`?
+
+    image/components/shell.toml:7:16: string values must be quoted, expected literal string
+       |
+     7 | architecture = arm64
+       |                ^^^^^ TOML does not allow this here
+
+    image/suites.toml:12:9: there is no key `image/keys/trixie-stale.asc`
+        |
+     12 | keys = ["trixie-stale"]
+        |         ^^^^^^^^^^^^^^ `suite.trixie.keys`
+      hint: did you mean `trixie-stable`?
+    "#);
+}
+
+#[test]
+fn errors_of_syntax_are_shown_with_their_place() {
+    insta::assert_snapshot!(after(BOARD, "boot = \"64MiB\"", "boot = \"64MiB\nroot = "), @r#"
+    the declarations of the image have 3 errors
+
+    image/boards/board.toml:26:14: invalid basic string, expected `"`
+        |
+     26 | boot = "64MiB
+        |              ^ TOML does not allow this here
+
+    image/boards/board.toml:27:8: string values must be quoted, expected literal string
+        |
+     27 | root =
+        |        ^ TOML does not allow this here
+
+    image/boards/board.toml:28:1: duplicate key
+        |
+     28 | root = "128MiB"
+        | ^^^^ TOML does not allow this here
+    "#);
+    insta::assert_snapshot!(after(SHELL, "[deb.without]", "[deb]"), @r"
+    the declarations of the image have an error
+
+    image/components/shell.toml:21:2: duplicate key
+        |
+     21 | [deb]
+        |  ^^^ TOML does not allow this here
+    ");
+}
+
+#[test]
+fn what_is_wrong_with_the_setup_is_shown_in_the_file_it_comes_from() {
+    let checkout = Checkout::new();
+    let text = fs::read_to_string(checkout.0.path().join(BOARD)).unwrap();
+    let start = text.find("# What `dpu-agent").unwrap();
+    let end = text.find("# How QEMU").unwrap();
+    checkout.write(BOARD, format!("{}[setup]\nswop = \"off\"\n{}", &text[..start], &text[end..]));
+    let base = fs::read_to_string(checkout.0.path().join(BASE)).unwrap();
+    let setup = r#"
+[setup]
+swap = "of"
+[setup.huge-pages]
+totel = "256MB"
+sizes = ["32MiB", "1GB"]
+mount = "/dev/huge"
+[setup.link]
+id = "8086-10ca"
+address = "192.168.1.1/24"
+[[setup.vfio]]
+id = "1b36:0005"
+[[setup.sriov]]
+id = "8086:10c9"
+vfs = 0
+"#;
+    checkout.write(BASE, base + setup);
+    insta::assert_snapshot!(checkout.problems(), @r#"
+    the declarations of the image have 7 errors
+
+    image/boards/base.toml:26:8: `of` is not known here
+        |
+     26 | swap = "of"
+        |        ^^^^ `setup.swap`
+      hint: did you mean `off`?
+
+    image/boards/base.toml:28:1: unknown key `totel`
+        |
+     28 | totel = "256MB"
+        | ^^^^^ `setup.huge-pages.totel`
+      hint: did you mean `total`?
+
+    image/boards/base.toml:29:19: `1GB` is not a size: write a number and KiB, MiB, GiB or TiB, as `32MiB`
+        |
+     29 | sizes = ["32MiB", "1GB"]
+        |                   ^^^^^ `setup.huge-pages.sizes[1]`
+
+    image/boards/base.toml:32:6: `8086-10ca` is not a PCI id: write vendor and device as `177d:a080`
+        |
+     32 | id = "8086-10ca"
+        |      ^^^^^^^^^^^ `setup.link.id`
+
+    image/boards/base.toml:34:1: the table lacks `name`
+        |
+     34 | [[setup.vfio]]
+        | ^^^^^^^^^^^^^^ `setup.vfio[0]`
+
+    image/boards/base.toml:38:7: the number 0 is not a number from 1 to 65535
+        |
+     38 | vfs = 0
+        |       ^ `setup.sriov[0].vfs`
+
+    image/boards/board.toml:39:1: unknown key `swop`
+        |
+     39 | swop = "off"
+        | ^^^^ `setup.swop`
+      hint: did you mean `swap`?
+    "#);
+}
+
+#[test]
+fn what_the_setup_gets_wrong_together_is_shown_at_its_head() {
+    insta::assert_snapshot!(after(BOARD, "[\"32MiB\"]", "[]"), @r"
+    the declarations of the image have an error
+
+    image/boards/board.toml:39:1: `huge-pages.sizes` is empty: name at least one page size
+        |
+     39 | [setup]
+        | ^^^^^^^ `setup`
+    ");
+}
+
+#[test]
+fn a_path_made_twice_is_shown_with_the_first_place() {
+    insta::assert_snapshot!(after(SHELL, "[deb.links]", "[deb.links]\n\"etc/nsswitch.conf\" = \"x\""), @r#"
+    the declarations of the image have an error
+
+    image/components/shell.toml:31:1: `/etc/nsswitch.conf` is made twice
+        |
+     31 | "etc/nsswitch.conf" = "usr/share/libc-bin/nsswitch.conf"
+        | ^^^^^^^^^^^^^^^^^^^ the second time
+      hint: the first is at image/components/shell.toml:26:1: take one of them out
+    "#);
+    insta::assert_snapshot!(after(SHELL, "[deb.links]", "[deb.links]\n\"bin/dpu-agent\" = \"x\""), @r#"
+    the declarations of the image have an error
+
+    image/components/shell.toml:26:1: `/usr/bin/dpu-agent` is made twice
+        |
+     26 | "bin/dpu-agent" = "x"
+        | ^^^^^^^^^^^^^^^ the second time
+      hint: the first is at image/components/agent.toml:15:13: take one of them out
+    "#);
+    let again = "dpu-agent = \"/usr/bin/dpu-agent\"\ndpu-init = \"/usr/bin/dpu-agent\"";
+    insta::assert_snapshot!(after(AGENT, "dpu-agent = \"/usr/bin/dpu-agent\"", again), @r#"
+    the declarations of the image have an error
+
+    image/components/agent.toml:16:12: `/usr/bin/dpu-agent` is made twice
+        |
+     16 | dpu-init = "/usr/bin/dpu-agent"
+        |            ^^^^^^^^^^^^^^^^^^^^ the second time
+      hint: the first is at image/components/agent.toml:15:13: take one of them out
+    "#);
+}
+
+#[test]
+fn boards_that_extend_each_other_in_a_circle_are_named() {
+    let checkout = Checkout::new();
+    checkout.edit(BASE, "abstract = true", "extends = \"board\"");
+    insta::assert_snapshot!(checkout.problems(), @r#"
+    the declarations of the image have an error
+
+    image/boards/base.toml:2:11: boards extend each other in a circle: board -> base -> board
+       |
+     2 | extends = "board"
+       |           ^^^^^^^ the circle closes here
+    "#);
+    checkout.edit(BASE, "extends = \"board\"", "extends = \"base\"");
+    insta::assert_snapshot!(checkout.problems(), @r#"
+    the declarations of the image have an error
+
+    image/boards/base.toml:2:11: boards extend each other in a circle: board -> base -> base
+       |
+     2 | extends = "base"
+       |           ^^^^^^ the circle closes here
+    "#);
+}
+
+#[test]
+fn a_board_that_is_not_there_or_only_a_base_is_not_loaded() {
+    let checkout = Checkout::new();
+    let root = checkout.0.path();
+    insta::assert_snapshot!(load(root, "bord").unwrap_err(), @r"
+    the declarations of the image have an error
+
+    image/boards: there is no board `bord`
+      hint: did you mean `board`?
+    ");
+    insta::assert_snapshot!(load(root, "../x").unwrap_err(), @r"
+    the declarations of the image have an error
+
+    image/boards: there is no board `../x`
+      hint: there is: `base`, `board`
+    ");
+    insta::assert_snapshot!(load(root, "base").unwrap_err(), @r"
+    the declarations of the image have an error
+
+    image/boards/base.toml:2:1: the board `base` is only there to be extended: it cannot be built
+       |
+     2 | abstract = true
+       | ^^^^^^^^
+      hint: name a board that is not `abstract`, with `--board`
+    ");
+    insta::assert_snapshot!(after(BOARD, "extends = \"base\"", "extends = \"bass\""), @r#"
+    the declarations of the image have an error
+
+    image/boards/board.toml:3:11: there is no board `bass`
+       |
+     3 | extends = "bass"
+       |           ^^^^^^ `extends`
+      hint: did you mean `base`?
+    "#);
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named() {
+    let checkout = Checkout::new();
+    checkout.write("image/components/latin.toml", b"description = \"\xe9\"\n");
+    checkout.write("image/components/a b.toml", "");
+    checkout.write("image/components/README.md", "not looked at");
+    fs::create_dir(checkout.0.path().join("image/components/folder.toml")).unwrap();
+    fs::remove_file(checkout.0.path().join(SUITES)).unwrap();
+    insta::assert_snapshot!(checkout.problems(), @r#"
+    the declarations of the image have 4 errors
+
+    image/components/a b.toml: the file is not named as a board or component can be
+      hint: a name has letters, digits, `.`, `+`, `-` and `_`, and begins with a letter or a digit
+
+    image/components/folder.toml: the file cannot be read: Is a directory (os error 21)
+
+    image/components/latin.toml:1:16: this is not UTF-8
+       |
+     1 | description = "�"
+       |                ^ the first byte that is not
+      hint: TOML is written in UTF-8: save the file in that encoding
+
+    image/suites.toml: the file cannot be read: No such file or directory (os error 2)
+    "#);
+    let empty = tempfile::tempdir().unwrap();
+    insta::assert_snapshot!(boards(empty.path()).unwrap_err(), @r"
+    the declarations of the image have an error
+
+    image/boards: the folder cannot be read: No such file or directory (os error 2)
+      hint: run this in the checkout, or name the checkout with `--root`
+    ");
+}
+
+#[test]
+fn boards_are_listed_with_what_they_are() {
+    let checkout = Checkout::new();
+    let listed = boards(checkout.0.path()).unwrap();
+    let listed: Vec<_> = listed.iter().map(|board| (board.name.as_str(), board.is_abstract)).collect();
+    assert_eq!(listed, [("base", true), ("board", false)]);
+    checkout.edit(BASE, "abstract = true", "abstract = \"yes\"");
+    insta::assert_snapshot!(boards(checkout.0.path()).unwrap_err(), @r#"
+    the declarations of the image have an error
+
+    image/boards/base.toml:2:12: `abstract` has to be `true` or `false`, and is a text
+       |
+     2 | abstract = "yes"
+       |            ^^^^^ has to be `true` or `false`
+      hint: write it as in `abstract = true`
+    "#);
+}
+
+#[test]
+fn wrong_values_are_refused_with_what_to_write_instead() {
+    let mut report = String::new();
+    for (path, from, to) in WRONG {
+        let problems = after(path, from, to);
+        report += &format!("{from} -> {to}\n    {}\n", lines(&problems).join("\n    "));
+    }
+    insta::assert_snapshot!(report, @r#"
+    16MiB -> 16 MiB
+        image/boards/board.toml:21:15: `16 MiB` is not a size
+        hint: write it without spaces, as `64MiB`
+    16MiB -> 16m
+        image/boards/board.toml:21:15: `16m` is not a size
+        hint: did you mean `16MiB`?
+    16MiB -> 0MiB
+        image/boards/board.toml:21:15: `0MiB` is no size: it is zero
+    16MiB -> 16384KiB
+        image/boards/board.toml:21:15: `16384KiB` is not a size
+        hint: sizes are multiples of 1 MiB: write a number and `MiB` or `GiB`
+    16MiB -> 99999999999999999999GiB
+        image/boards/board.toml:21:15: `99999999999999999999GiB` is more than any card has
+        hint: the largest size is `16TiB`
+    16MiB -> 1.5GiB
+        image/boards/board.toml:21:15: `1.5GiB` is not a size
+        hint: write a number and `MiB` or `GiB`, as `64MiB`
+    "16MiB" -> 16
+        image/boards/board.toml:21:15: `kernel.image-limit` has to be a text, and is a number
+        hint: write it as in `image-limit = "…"`
+    16MiB -> 65MiB
+        image/boards/board.toml:21:15: a kernel of 65 MiB is let through, and `disk.boot` has 64 MiB
+    disk = "2GiB" -> disk = "256MiB"
+        image/boards/board.toml:55:8: the disk has 256 MiB, and two slots and the data partition need 450 MiB
+    source = "linux" -> source = "linx"
+        image/boards/board.toml:13:10: there is no component `linx`
+        hint: did you mean `linux`?
+    source = "linux" -> source = "agent"
+        image/boards/board.toml:13:10: the component `agent` is a crate (`[local]`), and packages (`[deb]`) are wanted
+    source = "linux" -> source = "shell"
+        image/boards/board.toml:13:10: the component `shell` is for arm64, and one for amd64 is wanted
+    agent = "agent" -> agent = "shell"
+        image/boards/base.toml:14:9: the component `shell` is packages (`[deb]`), and a crate (`[local]`) is wanted
+    "virt"] -> "vrit"]
+        image/boards/board.toml:17:22: there is no file `kernel-config/vrit.config`
+        hint: did you mean `virt`?
+    "virt"] -> "base"]
+        image/boards/board.toml:17:22: `base` comes twice in `kernel.fragments`
+    ["cilium"] -> ["syllium"]
+        image/boards/board.toml:19:17: there is no file `kernel-config/requirements/syllium.toml`
+        hint: there is: `cilium`
+    "trixie", -> "trixi",
+        image/components/shell.toml:9:11: there is no suite `trixi`
+        hint: did you mean `trixie`?
+    iproute2/trixie-backports -> iproute2/trixie-backport
+        image/components/shell.toml:11:29: `trixie-backport` is not in this component's `suites`
+        hint: did you mean `trixie-backports`?
+    "mawk", -> "Mawk",
+        image/components/shell.toml:11:21: `Mawk` is not the name of a Debian package
+        hint: it has lower-case letters, digits, `+`, `-` and `.`, as `libc6-dev`
+    "mawk", -> "mawk:arm46",
+        image/components/shell.toml:11:21: there is no architecture `arm46`
+        hint: did you mean `arm64`?
+    "mawk", -> "libcap2-bin",
+        image/components/shell.toml:22:1: `libcap2-bin` is both wanted and ruled out
+        hint: take it out of `packages`, or out of `without`
+    archive = "debian" -> archive = "debain"
+        image/suites.toml:10:11: there is no archive `debain`
+        hint: did you mean `debian`?
+    ["trixie-stable"] -> []
+        image/suites.toml:12:8: without a key, nothing of the suite can be trusted
+        hint: name the keys that sign its Release file
+    https://mirrors.edge.kernel.org/debian -> https://mirrors.edge.kernel.org/debian/
+        image/suites.toml:3:12: `https://mirrors.edge.kernel.org/debian/` is not the address of an archive
+        hint: did you mean `https://mirrors.edge.kernel.org/debian`?
+    https://mirrors.edge.kernel.org/debian -> mirrors.edge.kernel.org
+        image/suites.toml:3:12: `mirrors.edge.kernel.org` is not the address of an archive
+        hint: write it as `https://host/path`
+    ["rootfs-overlay"] -> ["/rootfs-overlay"]
+        image/boards/base.toml:16:13: `/rootfs-overlay` is not a relative path
+        hint: did you mean `rootfs-overlay`?
+    ["rootfs-overlay"] -> ["../rootfs-overlay"]
+        image/boards/base.toml:16:13: `../rootfs-overlay` is not a relative path
+        hint: write it as `usr/bin/sh`: without `.`, `..`, `//` or a slash at its ends
+    path = "agent" -> path = "rootfs-overlay"
+        image/components/agent.toml:7:8: the folder `rootfs-overlay` holds no crate: there is no `rootfs-overlay/Cargo.toml`
+    "usr/bin/awk" -> "/usr/bin/awk"
+        image/components/shell.toml:26:1: `/usr/bin/awk` is not a relative path
+        hint: did you mean `usr/bin/awk`?
+    "usr/share/doc/*" -> "/usr/share/doc/*"
+        image/components/shell.toml:17:14: the pattern `/usr/share/doc/*` begins with a slash, as no path in a package does
+        hint: did you mean `usr/share/doc/*`?
+    "usr/share/doc/*" -> "usr/share/doc/["
+        image/components/shell.toml:17:14: `usr/share/doc/[` is not a pattern: unclosed character class; missing ']'
+    0640 root shadow -> 0690 root shadow
+        image/components/shell.toml:34:16: `0690 root shadow` is not a mode with user and group
+        hint: write it as `0640 root shadow`
+    "the link `/bin/sh` is in its package" -> ""
+        image/components/shell.toml:38:8: the text is empty
+        hint: write the reason
+    "/usr/bin/dpu-agent" -> "usr/bin/dpu-agent"
+        image/components/agent.toml:15:13: `usr/bin/dpu-agent` is not an absolute path
+        hint: did you mean `/usr/bin/dpu-agent`?
+    [local.install]
+    dpu-agent = "/usr/bin/dpu-agent" -> 
+        image/components/agent.toml:6:1: nothing of the crate would be in the image: `[local.install]` is missing
+        hint: write `[local.install]` and in it `PROGRAM = "/usr/bin/PROGRAM"`
+    [local] -> [deb]
+    [local]
+        image/components/agent.toml:4:2: `[deb]` lacks `suites`, `architecture`, `packages`
+        image/components/agent.toml:5:2: a component has one source, and this is its second
+        hint: write one table, `[deb]` for Debian packages or `[local]` for a crate
+    architecture = "arm64" -> architecture = "arm"
+        image/components/shell.toml:7:16: there is no architecture `arm`
+        hint: there is: `amd64`, `arm64`
+    hostname = "dpu" -> hostname = "DPU"
+        image/boards/base.toml:18:12: `DPU` is not a host name
+        hint: it has lower-case letters, digits and hyphens, at most 64, and a hyphen at neither end
+    tcp/10250 -> 10250/tcp
+        image/boards/base.toml:23:9: `10250/tcp` is not what a firewall can open
+        hint: did you mean `tcp/10250`?
+    tcp/10250 -> tcp/70000
+        image/boards/base.toml:23:9: `tcp/70000` is not what a firewall can open
+        hint: ports are from 1 to 65535
+    tcp/9962-9964 -> tcp/9964-9962
+        image/boards/board.toml:9:9: `tcp/9964-9962` is not what a firewall can open
+        hint: did you mean `tcp/9962-9964`?
+    tcp/9962-9964 -> tcp/10250
+        image/boards/board.toml:9:9: `tcp/10250` comes twice in `firewall.open`
+    [add.firewall] -> [add.firewal]
+        image/boards/board.toml:8:6: there is no list `firewal` to add to
+        hint: did you mean `firewall`?
+    tinyconfig -> tiny
+        image/boards/board.toml:15:8: `tiny` is not a configuration of the kernel
+        hint: write `tinyconfig`, `defconfig` or another target of its `make` that ends in `config`
+    panic=10 -> root=/dev/sda1
+        image/boards/board.toml:32:11: `root=/dev/sda1` is the builder's to say, for it knows the root
+        hint: leave `root=/dev/sda1` out
+    panic=10 -> $panic
+        image/boards/board.toml:32:11: U-Boot's script cannot hold the letter `$`
+    ["virtio_net"] -> ["virtio net"]
+        image/boards/board.toml:36:17: `virtio net` is not the name of a driver
+        hint: a name has letters, digits, `.`, `+`, `-` and `_`, and begins with a letter or a digit
+    { "1b36:0005" = 1 } -> { "1b36-0005" = 1 }
+        image/boards/board.toml:62:17: `1b36-0005` is not a PCI id: write vendor and device as `177d:a080`
+        hint: did you mean `1b36:0005`?
+    { "1b36:0005" = 1 } -> { "1b36:0005" = 0 }
+        image/boards/board.toml:62:31: 0 is not from 1 to 256
+    { "1b36:0005" = 1 } -> { "1b36:0006" = 1 }
+        image/boards/board.toml:62:17: nothing binds `1b36:0006` to `vfio-pci`
+        hint: write `[[setup.vfio]]` with `id = "1b36:0006"`, or take it out here
+    netdev={link} -> netdev={lnik}
+        image/boards/board.toml:57:23: `{lnik}` stands for nothing
+        hint: only `{link}` stands for something
+    link-host = "192.168.1.2" -> link-host = "192.168.1.2/24"
+        image/boards/board.toml:59:13: `192.168.1.2/24` is not an IPv4 address
+        hint: without the network's size: `192.168.1.2`
+    link-host = "192.168.1.2" -> link-host = "192.168.2.2"
+        image/boards/board.toml:59:13: `192.168.2.2` and the card's `192.168.1.1` are not in one network of 256 addresses
+    link-card = "192.168.1.1" -> link-card = "192.168.1.3"
+        image/boards/board.toml:60:13: the card is looked for at `192.168.1.3`, and sets itself up as `192.168.1.1`
+        hint: write the address of `setup.link.address`
+    cpus = 2 -> cpus = 0
+        image/boards/board.toml:52:8: 0 is not from 1 to 512
+    cpus = 2 -> cpus = 2.5
+        image/boards/board.toml:52:8: `emulator.cpus` has to be a number, and is a number with a fraction
+        hint: write it as in `cpus = 1`
+    "#);
+}
+
+/// One wrong value each: file, what stands there, what is put there instead.
+const WRONG: &[(&str, &str, &str)] = &[
+    // Sizes.
+    (BOARD, "16MiB", "16 MiB"),
+    (BOARD, "16MiB", "16m"),
+    (BOARD, "16MiB", "0MiB"),
+    (BOARD, "16MiB", "16384KiB"),
+    (BOARD, "16MiB", "99999999999999999999GiB"),
+    (BOARD, "16MiB", "1.5GiB"),
+    (BOARD, "\"16MiB\"", "16"),
+    (BOARD, "16MiB", "65MiB"),
+    (BOARD, "disk = \"2GiB\"", "disk = \"256MiB\""),
+    // Names of other things.
+    (BOARD, "source = \"linux\"", "source = \"linx\""),
+    (BOARD, "source = \"linux\"", "source = \"agent\""),
+    (BOARD, "source = \"linux\"", "source = \"shell\""),
+    (BASE, "agent = \"agent\"", "agent = \"shell\""),
+    (BOARD, "\"virt\"]", "\"vrit\"]"),
+    (BOARD, "\"virt\"]", "\"base\"]"),
+    (BOARD, "[\"cilium\"]", "[\"syllium\"]"),
+    (SHELL, "\"trixie\",", "\"trixi\","),
+    (SHELL, "iproute2/trixie-backports", "iproute2/trixie-backport"),
+    (SHELL, "\"mawk\",", "\"Mawk\","),
+    (SHELL, "\"mawk\",", "\"mawk:arm46\","),
+    (SHELL, "\"mawk\",", "\"libcap2-bin\","),
+    (SUITES, "archive = \"debian\"", "archive = \"debain\""),
+    (SUITES, "[\"trixie-stable\"]", "[]"),
+    (SUITES, "https://mirrors.edge.kernel.org/debian", "https://mirrors.edge.kernel.org/debian/"),
+    (SUITES, "https://mirrors.edge.kernel.org/debian", "mirrors.edge.kernel.org"),
+    (BASE, "[\"rootfs-overlay\"]", "[\"/rootfs-overlay\"]"),
+    (BASE, "[\"rootfs-overlay\"]", "[\"../rootfs-overlay\"]"),
+    (AGENT, "path = \"agent\"", "path = \"rootfs-overlay\""),
+    // Paths, patterns, modes.
+    (SHELL, "\"usr/bin/awk\"", "\"/usr/bin/awk\""),
+    (SHELL, "\"usr/share/doc/*\"", "\"/usr/share/doc/*\""),
+    (SHELL, "\"usr/share/doc/*\"", "\"usr/share/doc/[\""),
+    (SHELL, "0640 root shadow", "0690 root shadow"),
+    (SHELL, "\"the link `/bin/sh` is in its package\"", "\"\""),
+    (AGENT, "\"/usr/bin/dpu-agent\"", "\"usr/bin/dpu-agent\""),
+    (AGENT, "[local.install]\ndpu-agent = \"/usr/bin/dpu-agent\"", ""),
+    // Sources.
+    (AGENT, "[local]", "[deb]\n[local]"),
+    (SHELL, "architecture = \"arm64\"", "architecture = \"arm\""),
+    // The card.
+    (BASE, "hostname = \"dpu\"", "hostname = \"DPU\""),
+    (BASE, "tcp/10250", "10250/tcp"),
+    (BASE, "tcp/10250", "tcp/70000"),
+    (BOARD, "tcp/9962-9964", "tcp/9964-9962"),
+    (BOARD, "tcp/9962-9964", "tcp/10250"),
+    (BOARD, "[add.firewall]", "[add.firewal]"),
+    (BOARD, "tinyconfig", "tiny"),
+    (BOARD, "panic=10", "root=/dev/sda1"),
+    (BOARD, "panic=10", "$panic"),
+    (BOARD, "[\"virtio_net\"]", "[\"virtio net\"]"),
+    // The emulator.
+    (BOARD, "{ \"1b36:0005\" = 1 }", "{ \"1b36-0005\" = 1 }"),
+    (BOARD, "{ \"1b36:0005\" = 1 }", "{ \"1b36:0005\" = 0 }"),
+    (BOARD, "{ \"1b36:0005\" = 1 }", "{ \"1b36:0006\" = 1 }"),
+    (BOARD, "netdev={link}", "netdev={lnik}"),
+    (BOARD, "link-host = \"192.168.1.2\"", "link-host = \"192.168.1.2/24\""),
+    (BOARD, "link-host = \"192.168.1.2\"", "link-host = \"192.168.2.2\""),
+    (BOARD, "link-card = \"192.168.1.1\"", "link-card = \"192.168.1.3\""),
+    (BOARD, "cpus = 2", "cpus = 0"),
+    (BOARD, "cpus = 2", "cpus = 2.5"),
+];
+
+#[test]
+fn a_file_of_great_depth_is_refused() {
+    let depth = 100_000;
+    for part in ["[", "x.", "{x="] {
+        let checkout = Checkout::new();
+        checkout.write(BOARD, format!("x = {}", part.repeat(depth)));
+        assert!(checkout.problems().len() < 10_000, "{part}");
+    }
+    let checkout = Checkout::new();
+    checkout.write(BOARD, format!("{}x = 1", "x.".repeat(depth)));
+    assert!(checkout.problems().len() < 10_000);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_text_makes_the_loader_panic(file in 0..FILES.len() - 9, text in "(?s).{0,200}") {
+        let checkout = Checkout::new();
+        checkout.write(FILES[file].0, text);
+        let _ = load(checkout.0.path(), "board").map_err(|problems| problems.to_string());
+        let _ = boards(checkout.0.path()).map_err(|problems| problems.to_string());
+    }
+
+    #[test]
+    fn no_change_of_a_right_file_makes_the_loader_panic(
+        file in 0..FILES.len() - 9,
+        at in any::<prop::sample::Index>(),
+        cut in 0..30_usize,
+        word in "[a-z0-9\"=\\[\\]{}., \n\u{e9}-]{0,12}",
+    ) {
+        let checkout = Checkout::new();
+        let (path, text) = FILES[file];
+        let start = text.floor_char_boundary(at.index(text.len()));
+        let end = text.ceil_char_boundary(start + cut);
+        checkout.write(path, format!("{}{word}{}", &text[..start], &text[end..]));
+        if let Err(problems) = load(checkout.0.path(), "board") {
+            prop_assert!(!problems.is_empty());
+            prop_assert!(problems.to_string().lines().count() > 2);
+        }
+    }
+}
