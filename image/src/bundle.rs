@@ -1,0 +1,61 @@
+//! What a build leaves in `out/<board>`: the image, and its parts for a look or a boot by hand.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::project::Project;
+use crate::recipes::{IMAGE, KERNEL, ROOT, SYSTEM, copy_sparse};
+use crate::step::Graph;
+
+/// The folder of a board's results.
+pub fn folder(root: &Path, board: &str) -> PathBuf {
+    root.join("out").join(board)
+}
+
+/// Where a board's image is.
+pub fn image_path(root: &Path, board: &str) -> PathBuf {
+    folder(root, board).join(format!("dpukit-{board}-{}.img", env!("CARGO_PKG_VERSION")))
+}
+
+/// Copies results of a finished build out of the store, each written beside and renamed; what is there
+/// already is left. Returns the image's path.
+pub fn write(project: &Project, graph: &Graph<'_>) -> Result<Vec<PathBuf>> {
+    let config = &project.sources.config;
+    let folder = folder(&config.root, &config.board.name);
+    fs::create_dir_all(&folder).with_context(|| format!("making `{}`", folder.display()))?;
+    let image = image_path(&config.root, &config.board.name);
+    let parts = [
+        (IMAGE, "disk.img", image.clone()),
+        (IMAGE, "disk.map", folder.join("disk.map")),
+        (KERNEL, "Image", folder.join("Image")),
+        (KERNEL, "config", folder.join("kernel.config")),
+        (SYSTEM, "verity.json", folder.join("verity.json")),
+        (ROOT, "sizes.tsv", folder.join("root-sizes.tsv")),
+    ];
+    // The stamp names the entries that the files are of; it goes before they are touched.
+    let stamp = folder.join(".entries");
+    let entries: String = parts.iter().map(|(step, ..)| graph.recipe(step).entry() + "\n").collect();
+    if fs::read_to_string(&stamp).is_ok_and(|text| text == entries)
+        && parts.iter().all(|(.., to)| to.is_file())
+    {
+        return Ok(vec![image]);
+    }
+    let _ = fs::remove_file(&stamp);
+    for (step, name, to) in parts {
+        let from = project.store.out(&graph.recipe(step).entry()).join(name);
+        copy(&from, &to).with_context(|| format!("writing `{}`", to.display()))?;
+    }
+    crate::store::write_atomically(&stamp, entries.as_bytes())?;
+    Ok(vec![image])
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let beside = to.with_extension("part");
+    let mut file = File::options().create(true).truncate(true).read(true).write(true).open(&beside)?;
+    file.set_len(from.metadata()?.len())?;
+    copy_sparse(from, &mut file, 0)?;
+    file.sync_all()?;
+    Ok(fs::rename(beside, to)?)
+}

@@ -1,0 +1,140 @@
+//! How a board's image is made: which steps there are, what enters each, and what each runs.
+//!
+//! One file per part of the image; each adds its steps to the graph.
+
+mod agent;
+mod disk;
+mod kernel;
+mod root;
+mod tools;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use walkdir::WalkDir;
+
+use crate::config::{Config, DebSource, Source};
+use crate::fetch::{Fetcher, Wanted};
+use crate::hash::Hash;
+use crate::lock::{Lock, LockedPackage};
+use crate::step::{Builder, Graph, Room};
+
+pub use disk::copy_sparse;
+pub use kernel::{CONFIG as KERNEL_CONFIG, KERNEL, SOURCE as KERNEL_SOURCE};
+pub use root::{ROOT, SYSTEM};
+
+/// The step whose result is the flashable image.
+pub const IMAGE: &str = "image";
+
+/// What a person asked for beside the board.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// Text of public keys that may log in as root; empty for none.
+    pub ssh_keys: String,
+    /// Whether programs of the machine (cargo) must stay off the network too.
+    pub offline: bool,
+}
+
+/// What recipes are made from; outlives the graph.
+#[derive(Debug)]
+pub struct Sources {
+    /// The checked board and components.
+    pub config: Config,
+    /// Every package's hash.
+    pub lock: Lock,
+    /// Where packages come from.
+    pub fetcher: Fetcher,
+    /// What was asked for.
+    pub request: Request,
+}
+
+/// All steps of the board's image.
+pub fn graph(sources: &Sources) -> Result<Graph<'_>> {
+    let mut graph = Graph::default();
+    let tools = &sources.config.board.tools;
+    for name in [&tools.base, &tools.kernel, &tools.rust] {
+        tools::tool_root(&mut graph, sources, name)?;
+    }
+    if let Some(emulator) = &sources.config.board.emulator {
+        tools::tool_root(&mut graph, sources, &emulator.tools)?;
+    }
+    kernel::steps(&mut graph, sources)?;
+    agent::steps(&mut graph, sources)?;
+    root::steps(&mut graph, sources)?;
+    disk::steps(&mut graph, sources);
+    Ok(graph)
+}
+
+impl Sources {
+    fn deb(&self, component: &str) -> Result<&DebSource> {
+        match self.config.components.get(component).map(|component| &component.source) {
+            Some(Source::Deb(source)) => Ok(source),
+            _ => anyhow::bail!("`{component}` is not a component of Debian packages"),
+        }
+    }
+
+    fn packages(&self, component: &str) -> Result<&[LockedPackage]> {
+        let locked = self.lock.components.get(component);
+        Ok(&locked.with_context(|| format!("the lock has no component `{component}`"))?.packages)
+    }
+
+    /// Downloads a component's packages and gives each one's file.
+    fn download(&self, room: &Room<'_>, component: &str) -> Result<Vec<(&LockedPackage, PathBuf)>> {
+        let packages = self.packages(component)?;
+        let wanted: Vec<_> = packages.iter().map(wanted).collect();
+        let total = packages.iter().map(|package| package.size).sum();
+        let done = std::sync::atomic::AtomicU64::new(0);
+        self.fetcher.fetch_all(&wanted, &|bytes| {
+            let done = done.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed) + bytes;
+            room.progress(done, Some(total));
+        })?;
+        Ok(packages.iter().map(|package| (package, self.fetcher.path(&package.sha256))).collect())
+    }
+}
+
+/// What the fetcher needs to know of a package.
+pub fn wanted(package: &LockedPackage) -> Wanted {
+    Wanted {
+        archive: package.archive.clone(),
+        path: package.path.clone(),
+        size: package.size,
+        sha256: package.sha256,
+    }
+}
+
+/// Each package of a component enters a step by name and hash.
+fn packages_enter<'g, 'a>(mut builder: Builder<'g, 'a>, packages: &[LockedPackage]) -> Builder<'g, 'a> {
+    for package in packages {
+        let name = format!("package {} {} {}", package.name, package.version, package.arch);
+        builder = builder.hash(name, package.sha256);
+    }
+    builder
+}
+
+/// Each file below a folder of the checkout enters a step by name, content, and whether it can be executed.
+fn folder_enters<'g, 'a>(
+    mut builder: Builder<'g, 'a>,
+    root: &Path,
+    folder: &Path,
+) -> Result<Builder<'g, 'a>> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let top = root.join(folder);
+    for file in WalkDir::new(&top).sort_by_file_name() {
+        let file = file.with_context(|| format!("reading `{}`", top.display()))?;
+        let path = file.path();
+        let name = folder.join(path.strip_prefix(&top)?);
+        let name = format!("file {}", name.display());
+        let context = || format!("reading `{}`", path.display());
+        builder = if file.file_type().is_symlink() {
+            let target = std::fs::read_link(path).with_context(context)?;
+            builder.content(name, format!("link {}", target.display()))
+        } else if file.file_type().is_file() {
+            let hash = Hash::of_file(path).with_context(context)?;
+            let executable = file.metadata()?.permissions().mode() & 0o100 != 0;
+            builder.content(name, format!("file {executable} {hash}"))
+        } else {
+            builder.content(name, "folder")
+        };
+    }
+    Ok(builder)
+}

@@ -1,0 +1,15 @@
+# Builds all dependencies behind empty crates; the next step finds them built.
+# TARGET is Rust's target, PACKAGE the crate, JOBS the number of compilers at once.
+export CARGO_HOME=/build/cargo RUSTFLAGS="--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates"
+mkdir cargo
+cat >cargo/config.toml <<'TOML'
+[source.crates-io]
+replace-with = "vendored"
+[source.vendored]
+directory = "/in/crates/vendor"
+[target.aarch64-unknown-linux-gnu]
+linker = "aarch64-linux-gnu-gcc"
+TOML
+cd source
+cargo build --offline --release --target "$TARGET" --package "$PACKAGE" --target-dir /build/target --jobs "$JOBS"
+mv /build/target /build/cargo /build/source /out

@@ -1,0 +1,194 @@
+//! The boot file system, the data file system, and the disk that holds them all.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use gptman::{GPT, GPTPartitionEntry};
+
+use super::kernel::KERNEL;
+use super::root::{SYSTEM, Verity, uuid};
+use super::{IMAGE, Sources};
+use crate::config::Config;
+use crate::hash::Hash;
+use crate::sandbox::Sandbox;
+use crate::step::{Graph, Room};
+
+const BOOT: &str = "boot";
+const BOOT_SCRIPT: &str = include_str!("boot.sh");
+
+const SECTOR: u64 = 512;
+const MIB: u64 = 1 << 20;
+
+/// Partition types: UEFI "Linux filesystem data", and "Linux variable data" of the Discoverable
+/// Partitions Specification, which tells the data partition apart for systemd-repart.
+const LINUX: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
+const DATA: &str = "4d21b016-b534-45c2-a9fb-5c16e091fd2d";
+/// "Legacy BIOS bootable": where U-Boot looks for a boot script.
+const BOOTABLE: u64 = 1 << 2;
+
+pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) {
+    let config = &sources.config;
+    let board = &config.board;
+    graph
+        .step(BOOT)
+        .needs(&board.tools.base)
+        .needs(KERNEL)
+        .needs(SYSTEM)
+        .content("script", BOOT_SCRIPT)
+        .content("boot", format!("{:?} {:?}", board.boot, board.disk))
+        .run(move |room| boot(room, config));
+    graph
+        .step(IMAGE)
+        .needs(BOOT)
+        .needs(SYSTEM)
+        .content("layout", format!("{:?} {}", board.disk, env!("CARGO_PKG_VERSION")))
+        .run(move |room| image(room, config));
+}
+
+/// Makes `boot.img` with the kernel and U-Boot's script, and an empty `data.img`.
+fn boot(room: &Room<'_>, config: &Config) -> Result<()> {
+    let verity =
+        fs::read_to_string(room.result(SYSTEM).join("verity.json")).context("reading the root's verity")?;
+    let verity: Verity = serde_json::from_str(&verity).context("reading the root's verity")?;
+    let script = room.place.scratch.join("boot.cmd");
+    fs::write(&script, boot_script(&config.board.boot.cmdline, &verity))?;
+    let seed = Hash::of(format!("boot {}", room.entry(SYSTEM))).to_string();
+    Sandbox::new(room.result(&config.board.tools.base))
+        .input("Image", room.result(KERNEL).join("Image"))
+        .input("boot.cmd", &script)
+        .env("BOOT_UUID", uuid(&seed))
+        .env("DATA_UUID", uuid(&seed[32..].repeat(2)))
+        .env("BOOT_SIZE", config.board.disk.boot)
+        .env("DATA_SIZE", config.board.disk.data)
+        .run(room.place, BOOT_SCRIPT)
+}
+
+/// U-Boot's script: the same in both slots, for the root is the partition behind the one it lies on.
+fn boot_script(cmdline: &str, verity: &Verity) -> String {
+    let Verity { root_hash, salt, data_blocks } = verity;
+    let (sectors, tree) = (data_blocks * 8, data_blocks + 1);
+    format!(
+        "# devtype, devnum and distro_bootpart are set by U-Boot's boot scan; numbers are hexadecimal.\n\
+         setexpr root_part ${{distro_bootpart}} + 1\n\
+         part uuid ${{devtype}} ${{devnum}}:${{root_part}} root_uuid\n\
+         setenv root PARTUUID=${{root_uuid}}\n\
+         setenv bootargs \"{cmdline} ro root=/dev/dm-0 rootwait dm-mod.create=\\\"root,,,ro,0 {sectors} verity 1 \
+         ${{root}} ${{root}} 4096 4096 {data_blocks} {tree} sha256 {root_hash} {salt}\\\"\"\n\
+         load ${{devtype}} ${{devnum}}:${{distro_bootpart}} ${{kernel_addr_r}} Image\n\
+         booti ${{kernel_addr_r}} - ${{fdtcontroladdr}}\n"
+    )
+}
+
+fn image(room: &Room<'_>, config: &Config) -> Result<()> {
+    let (boot, system) = (room.result(BOOT), room.result(SYSTEM));
+    let sizes = &config.board.disk;
+    // Slot B is empty until the first update.
+    let layout = [
+        ("boot-a", sizes.boot, LINUX, BOOTABLE, Some(boot.join("boot.img"))),
+        ("root-a", sizes.root, LINUX, 0, Some(system.join("root.img"))),
+        ("boot-b", sizes.boot, LINUX, 0, None),
+        ("root-b", sizes.root, LINUX, 0, None),
+        ("data", sizes.data, DATA, 0, Some(boot.join("data.img"))),
+    ];
+    let total = layout.iter().map(|(_, size, ..)| size).sum::<u64>() + 2 * MIB;
+    let path = room.place.out.join("disk.img");
+    let mut disk = File::options().create_new(true).read(true).write(true).open(&path)?;
+    disk.set_len(total).context("making the disk")?;
+
+    let seed = |name: &str| Hash::of(format!("{name} {}", room.entry(BOOT))).to_string();
+    let mut table = GPT::new_from(&mut disk, SECTOR, guid(&uuid(&seed("disk")))?)?;
+    table.align = MIB / SECTOR;
+    let mut start = MIB;
+    let mut map = String::from("# partition, first byte, bytes\n");
+    for (number, (name, size, kind, attributes, content)) in (1..).zip(layout) {
+        table[number] = GPTPartitionEntry {
+            partition_type_guid: guid(kind)?,
+            unique_partition_guid: guid(&uuid(&seed(name)))?,
+            starting_lba: start / SECTOR,
+            ending_lba: (start + size) / SECTOR - 1,
+            attribute_bits: attributes,
+            partition_name: name.into(),
+        };
+        if let Some(content) = content {
+            copy_sparse(&content, &mut disk, start).with_context(|| format!("writing partition `{name}`"))?;
+        }
+        map.push_str(&format!("{name}\t{start}\t{size}\n"));
+        start += size;
+    }
+    GPT::write_protective_mbr_into(&mut disk, SECTOR)?;
+    table.write_into(&mut disk)?;
+    disk.sync_all()?;
+    fs::write(room.place.out.join("disk.map"), map)?;
+    Ok(())
+}
+
+/// Text of a UUID to the bytes that a GPT holds: the first three fields are little-endian (UEFI 2.10, appendix A).
+fn guid(text: &str) -> Result<[u8; 16]> {
+    let hex: String = text.chars().filter(|digit| *digit != '-').collect();
+    let mut bytes = [0; 16];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16)?;
+    }
+    bytes[..4].reverse();
+    bytes[4..6].reverse();
+    bytes[6..8].reverse();
+    Ok(bytes)
+}
+
+/// Copies a file into a new, empty disk at an offset, leaving out blocks of zeroes.
+pub fn copy_sparse(from: &Path, disk: &mut File, offset: u64) -> Result<()> {
+    let mut from = File::open(from).with_context(|| format!("reading `{}`", from.display()))?;
+    let mut buffer = vec![0; 1 << 16];
+    let mut at = offset;
+    loop {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match from.read(&mut buffer[filled..])? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        if filled == 0 {
+            return Ok(());
+        }
+        for block in buffer[..filled].chunks(4096) {
+            if block.iter().any(|byte| *byte != 0) {
+                disk.seek(SeekFrom::Start(at))?;
+                disk.write_all(block)?;
+            }
+            at += block.len() as u64;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guid_has_its_first_fields_turned() {
+        let bytes = guid("0fc63daf-8483-4772-8e79-3d69d8477de4").unwrap();
+        assert_eq!(bytes[..8], [0xaf, 0x3d, 0xc6, 0x0f, 0x83, 0x84, 0x72, 0x47]);
+        assert_eq!(bytes[8..10], [0x8e, 0x79]);
+    }
+
+    #[test]
+    fn a_sparse_copy_has_the_same_content_and_holes() {
+        use std::os::unix::fs::MetadataExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let mut content = vec![0; 3 << 20];
+        content[..4].copy_from_slice(b"head");
+        *content.last_mut().unwrap() = 7;
+        let from = folder.path().join("from");
+        fs::write(&from, &content).unwrap();
+        let to = folder.path().join("to");
+        let mut disk = File::create(&to).unwrap();
+        disk.set_len(content.len() as u64).unwrap();
+        copy_sparse(&from, &mut disk, 0).unwrap();
+        disk.sync_all().unwrap();
+        assert_eq!(fs::read(&to).unwrap(), content);
+        assert!(to.metadata().unwrap().blocks() * 512 < 1 << 20);
+    }
+}

@@ -1,0 +1,152 @@
+//! The kernel: its source, its configuration with every asked option checked, and its build.
+
+use std::fs::{self, File};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Sources, packages_enter};
+use crate::deb::{self, Kind};
+use crate::kconfig::{self, Config, Fragment, Requirements};
+use crate::sandbox::Sandbox;
+use crate::step::{Graph, Room};
+
+/// The step that makes `Image`, `modules/` and `config`.
+pub const KERNEL: &str = "kernel";
+/// The step that makes the checked `config`.
+pub const CONFIG: &str = "kernel-config";
+/// The step that unpacks the source.
+pub const SOURCE: &str = "kernel-source";
+
+const CONFIGURE: &str = include_str!("kernel-configure.sh");
+const BUILD: &str = include_str!("kernel-build.sh");
+
+pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
+    let (board, root) = (&sources.config.board, &sources.config.root);
+    let component = &board.kernel.source;
+    packages_enter(graph.step(SOURCE), sources.packages(component)?)
+        .run(move |room| unpack_source(room, sources, component));
+
+    let data = root.join("kernel-config");
+    let fragments =
+        board.kernel.fragments.iter().map(|name| Fragment::load(&data.join(format!("{name}.config"))));
+    let fragments = fragments.collect::<Result<Vec<_>>>()?;
+    let tables = board.kernel.requirements.iter();
+    let tables =
+        tables.map(|name| Requirements::load(&data.join("requirements").join(format!("{name}.toml"))));
+    let tables = tables.collect::<Result<Vec<_>>>()?;
+    let merged = kconfig::merge(&fragments)?;
+    let explain = data.join("explain.py");
+    let explain_text = fs::read(&explain).with_context(|| format!("reading `{}`", explain.display()))?;
+    let table_files =
+        board.kernel.requirements.iter().map(|name| data.join("requirements").join(format!("{name}.toml")));
+    let mut step = graph.step(CONFIG).needs(SOURCE).needs(&board.tools.kernel);
+    for table in table_files {
+        let name = table.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        step = step.content(format!("file kernel-config/requirements/{name}"), fs::read(&table)?);
+    }
+    step.content("script", CONFIGURE)
+        .content("base", &board.kernel.base)
+        .content("file kernel-config/explain.py", explain_text)
+        .content("fragments", &merged)
+        .run(move |room| {
+            let fragment = room.place.scratch.join("fragment.config");
+            fs::write(&fragment, &merged)?;
+            sandbox(room, sources)
+                .input("fragment.config", &fragment)
+                .input("explain.py", &explain)
+                .env("BASE", &board.kernel.base)
+                .env("WANTED", wanted_names(&fragments, &tables))
+                .run(room.place, CONFIGURE)?;
+            audit(room, &fragments, &tables)
+        });
+
+    graph
+        .step(KERNEL)
+        .needs(SOURCE)
+        .needs(CONFIG)
+        .needs(&board.tools.kernel)
+        .content("script", BUILD)
+        .content("image limit", board.kernel.image_limit.to_string())
+        .run(move |room| {
+            sandbox(room, sources)
+                .input("config", room.result(CONFIG).join("config"))
+                .env("JOBS", room.jobs)
+                .run(room.place, BUILD)?;
+            let size = room.place.out.join("Image").metadata()?.len();
+            if size > board.kernel.image_limit {
+                bail!("`Image` has {size} bytes, the board accepts {}", board.kernel.image_limit);
+            }
+            Ok(())
+        });
+    Ok(())
+}
+
+fn sandbox(room: &Room<'_>, sources: &Sources) -> Sandbox {
+    Sandbox::new(room.result(&sources.config.board.tools.kernel)).input("source", room.result(SOURCE))
+}
+
+/// The package holds one archive of the whole source, with one folder at its top.
+fn unpack_source(room: &Room<'_>, sources: &Sources, component: &str) -> Result<()> {
+    for (package, file) in sources.download(room, component)? {
+        let mut found = false;
+        deb::data(&file, |object, reader| {
+            let name = object.path.rsplit('/').next().unwrap_or_default();
+            if found
+                || !matches!(object.kind, Kind::File(_))
+                || !(name.starts_with("linux-source-") && name.ends_with(".tar.xz"))
+            {
+                return Ok(());
+            }
+            found = true;
+            unpack_below(liblzma::read::XzDecoder::new(reader), &room.place.out)
+        })?;
+        if !found {
+            bail!("`{}` holds no `linux-source-*.tar.xz`", package.name);
+        }
+    }
+    Ok(())
+}
+
+/// Unpacks a tar archive without its top folder.
+fn unpack_below(reader: impl std::io::Read, out: &std::path::Path) -> Result<()> {
+    let mut archive = tar::Archive::new(reader);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = entry.path()?.into_owned();
+        let mut parts = path.components();
+        parts.next();
+        let inner = parts.as_path();
+        if inner.as_os_str().is_empty()
+            || inner.components().any(|part| part == std::path::Component::ParentDir)
+        {
+            continue;
+        }
+        let target = out.join(inner);
+        if let Some(parent) = target.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        entry.set_preserve_mtime(false);
+        entry.unpack(&target).with_context(|| format!("unpacking `{}`", path.display()))?;
+    }
+    Ok(())
+}
+
+fn wanted_names(fragments: &[Fragment], tables: &[Requirements]) -> String {
+    let mut names: Vec<_> = fragments
+        .iter()
+        .flat_map(|fragment| fragment.options.iter().map(|option| option.name.clone()))
+        .collect();
+    names.extend(tables.iter().flat_map(Requirements::names));
+    names.sort();
+    names.dedup();
+    names.join(" ")
+}
+
+/// Fails with every option of a fragment that did not take, and every requirement that is not met.
+fn audit(room: &Room<'_>, fragments: &[Fragment], tables: &[Requirements]) -> Result<()> {
+    let _ = File::open(room.place.out.join("config"))?;
+    let config = Config::parse(&fs::read_to_string(room.place.out.join("config"))?)?;
+    let explained = fs::read_to_string(room.place.out.join("explained.json"))?;
+    let version = fs::read_to_string(room.place.out.join("version"))?;
+    kconfig::audit(&config, fragments, tables, version.trim(), &explained)
+}

@@ -1,0 +1,12 @@
+# The read-only file system with its verity tree behind it.
+# SALT and UUID are fixed by what the root is made of; JOBS is the number of threads.
+sqfstar -quiet -no-progress -comp zstd -Xcompression-level 15 -b 128K -no-hardlinks \
+    -processors "$JOBS" root.img </in/root.tar
+# dm-verity counts in blocks of 4096 bytes.
+size=$(stat -c %s root.img)
+blocks=$(((size + 4095) / 4096))
+truncate -s $((blocks * 4096)) root.img
+veritysetup format --salt="$SALT" --uuid="$UUID" --hash-offset=$((blocks * 4096)) root.img root.img | tee verity.txt
+root_hash=$(sed -n 's/^Root hash:[[:space:]]*//p' verity.txt)
+printf '{"root_hash":"%s","salt":"%s","data_blocks":%s}\n' "$root_hash" "$SALT" "$blocks" >/out/verity.json
+mv root.img /out
