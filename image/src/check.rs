@@ -1,0 +1,380 @@
+//! What a card must do once booted, checked on the emulated card from outside.
+//!
+//! The checks are a table: a name, what runs on the card, and what its output must be. "Failed" and
+//! "could not be checked" are different things in a report.
+
+use std::fs::{self, File};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::config::{Config, Emulator};
+use crate::emulator::Card;
+use crate::kconfig::{self, Requirements};
+use crate::sandbox::Sandbox;
+
+/// How one check went.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// What was checked, as a sentence that holds.
+    pub name: String,
+    /// `Err` with what was found instead.
+    pub result: Result<(), String>,
+}
+
+/// How a card did.
+#[derive(Debug)]
+pub struct Report {
+    /// All checks in order.
+    pub findings: Vec<Finding>,
+    /// From power-on to the agent's first healthy answer, in the first boot.
+    pub healthy_after: Option<Duration>,
+    /// The console's transcript.
+    pub console: PathBuf,
+}
+
+impl Report {
+    /// Whether everything holds.
+    pub fn is_good(&self) -> bool {
+        self.findings.iter().all(|finding| finding.result.is_ok())
+    }
+}
+
+/// What is needed to check an image.
+#[derive(Debug)]
+pub struct Subject<'a> {
+    pub config: &'a Config,
+    pub emulator: &'a Emulator,
+    /// The tool root with QEMU and ssh.
+    pub tools: &'a Path,
+    pub image: &'a Path,
+    /// A folder for the card's files, transcript and throw-away key.
+    pub folder: &'a Path,
+    /// How long a boot may take before it counts as failed.
+    pub patience: Duration,
+}
+
+/// One line of the table: a script for the card, and what of its output is right.
+struct Check {
+    name: String,
+    script: String,
+    right: Right,
+}
+
+enum Right {
+    /// Exactly this, white space at the ends aside.
+    Is(String),
+    /// Anything, if the script ends with 0.
+    Ends,
+    /// The output goes to a judgement of its own.
+    Config,
+}
+
+impl Check {
+    fn is(name: impl Into<String>, script: impl Into<String>, right: impl Into<String>) -> Self {
+        Self { name: name.into(), script: script.into(), right: Right::Is(right.into()) }
+    }
+
+    fn ends(name: impl Into<String>, script: impl Into<String>) -> Self {
+        Self { name: name.into(), script: script.into(), right: Right::Ends }
+    }
+}
+
+fn table(subject: &Subject<'_>) -> Vec<Check> {
+    let emulator = subject.emulator;
+    let mut checks = vec![
+        Check::is("the system is running", "systemctl is-system-running --wait", "running"),
+        Check::is("no unit failed", "systemctl list-units --failed --no-legend --plain", ""),
+        Check::is(
+            "the root is squashfs, read-only",
+            "findmnt -no FSTYPE,OPTIONS / | cut -d, -f1",
+            "squashfs ro",
+        ),
+        Check::is(
+            "the root can't be written",
+            "touch /usr/x 2>&1 | grep -o 'Read-only file system'",
+            "Read-only file system",
+        ),
+        Check::is(
+            "the root is behind dm-verity",
+            "cat /sys/block/dm-0/dm/name; grep -o ' verity 1 ' /proc/cmdline",
+            "root\n verity 1",
+        ),
+        Check::ends("every block of the root is what was built", "dd if=/dev/dm-0 of=/dev/null bs=1M"),
+        Check::is(
+            "/etc, /var and /root are on the data partition",
+            "for m in /etc /var /root; do findmnt -no FSTYPE $m; done",
+            "overlay\next4\next4",
+        ),
+        Check::ends(
+            "the data partition has grown to the disk",
+            "test $(df --output=size -BM /data | tail -1 | tr -dc 0-9) -gt 1000",
+        ),
+        Check::is(
+            "256 MiB of huge pages of 32 MiB",
+            "cat /sys/kernel/mm/hugepages/hugepages-32768kB/nr_hugepages; findmnt -no FSTYPE /dev/huge",
+            "8\nhugetlbfs",
+        ),
+        Check::is(
+            "a module that is not from the root is refused",
+            "modprobe -r dummy; cp $(modinfo -n dummy) /var/tmp/x.ko; insmod /var/tmp/x.ko 2>&1 | \
+             grep -o 'Operation not permitted'; modprobe dummy && echo but one from the root loads",
+            "Operation not permitted\nbut one from the root loads",
+        ),
+        Check::ends("the agent's doctor finds nothing wrong", "dpu-agent doctor"),
+        Check::is("swap is off", "cat /proc/swaps | tail -n +2", ""),
+        Check::is("no password opens the card", "awk -F: '$2 !~ /^[!*]/' /etc/shadow", ""),
+        Check {
+            name: "the kernel has what the tables ask for".into(),
+            script: "zcat /proc/config.gz".into(),
+            right: Right::Config,
+        },
+    ];
+    for (id, count) in &emulator.expect_vfio {
+        let (vendor, device) = id.split_once(':').unwrap_or((id, ""));
+        let script = format!(
+            "for d in /sys/bus/pci/devices/*; do [ $(cat $d/vendor)$(cat $d/device) = 0x{vendor}0x{device} ] && \
+             basename $(readlink $d/driver); done | grep -c vfio-pci"
+        );
+        checks.push(Check::is(format!("{count} devices {id} are on vfio-pci"), script, count.to_string()));
+    }
+    for module in &emulator.expect_modules {
+        checks.push(Check::ends(format!("module {module} loads"), format!("modprobe {module}")));
+    }
+    checks
+}
+
+/// Boots the image twice and checks it. Only what keeps the checks from being made is an error.
+pub fn check(subject: &Subject<'_>, progress: &dyn Fn(&str)) -> Result<Report> {
+    let mut card = Card::new(subject.folder, subject.image, subject.emulator, subject.tools)?;
+    let key = subject.folder.join("key");
+    make_key(subject, &key)?;
+    card.key = Some(key.with_extension("pub"));
+    let console = subject.folder.join("console.log");
+    let _ = fs::remove_file(&console);
+
+    let mut report = Report { findings: Vec::new(), healthy_after: None, console: console.clone() };
+    progress("first boot");
+    let mut boot = Boot::start(subject, &card, &console)?;
+    let healthy = boot.wait_healthy();
+    report.healthy_after = healthy.as_ref().ok().copied();
+    report.findings.push(Finding {
+        name: "the agent is healthy by gRPC over the link".into(),
+        result: healthy.map(|_| ()).map_err(|error| format!("{error:#}")),
+    });
+    if report.is_good() {
+        progress("checks");
+        report.findings.extend(boot.run(&table(subject))?);
+        let keep = "echo kept >/var/lib/dpukit-check; cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub; sync";
+        let before = boot.ssh(keep)?;
+        report.findings.push(boot.power_off());
+        progress("second boot");
+        let mut boot = Boot::start(subject, &card, &console)?;
+        let healthy = boot.wait_healthy().map(|_| ()).map_err(|error| format!("{error:#}"));
+        let again = healthy.is_ok();
+        report.findings.push(Finding { name: "the card boots a second time".into(), result: healthy });
+        if again {
+            let after = boot.ssh(
+                "cat /var/lib/dpukit-check; cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub",
+            )?;
+            let right = format!("kept\n{before}");
+            report.findings.push(Finding {
+                name: "/var, the machine's id and the host key are kept".into(),
+                result: if after == right {
+                    Ok(())
+                } else {
+                    Err(format!("wanted `{right}`, found `{after}`"))
+                },
+            });
+            report.findings.push(boot.power_off());
+        }
+    }
+    Ok(report)
+}
+
+fn make_key(subject: &Subject<'_>, key: &Path) -> Result<()> {
+    for path in [key.to_owned(), key.with_extension("pub")] {
+        let _ = fs::remove_file(path);
+    }
+    let folder = subject.folder.to_string_lossy();
+    let status = Sandbox::new(subject.tools)
+        .writable(&folder, subject.folder)
+        .command(&[
+            "ssh-keygen",
+            "-q",
+            "-t",
+            "ed25519",
+            "-N",
+            "",
+            "-C",
+            "check",
+            "-f",
+            &key.to_string_lossy(),
+        ])?
+        .status()
+        .context("making a key")?;
+    if !status.success() {
+        bail!("ssh-keygen ended with {status}");
+    }
+    Ok(())
+}
+
+/// A running card; dropped, it is killed.
+struct Boot<'a> {
+    subject: &'a Subject<'a>,
+    card: &'a Card,
+    qemu: Child,
+    start: Instant,
+}
+
+impl Drop for Boot<'_> {
+    fn drop(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+impl<'a> Boot<'a> {
+    fn start(subject: &'a Subject<'a>, card: &'a Card, console: &Path) -> Result<Self> {
+        let port = subject.config.board.plan.agent.port.get();
+        let console_args = ["-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio"];
+        let log = File::options().create(true).append(true).open(console)?;
+        let qemu = card
+            .command(&subject.config.board, subject.emulator, subject.tools, port, &console_args)?
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("starting QEMU")?;
+        Ok(Self { subject, card, qemu, start: Instant::now() })
+    }
+
+    /// Asks the agent's health over the link until it is serving.
+    fn wait_healthy(&mut self) -> Result<Duration> {
+        let mut last = String::from("no answer");
+        while self.start.elapsed() < self.subject.patience {
+            if let Some(status) = self.qemu.try_wait()? {
+                bail!("the card went off ({status}) before the agent answered");
+            }
+            match health(self.card.agent_port) {
+                Ok(ServingStatus::Serving) => return Ok(self.start.elapsed()),
+                Ok(status) => last = format!("it answered {}", status.as_str_name()),
+                Err(error) => last = format!("{error:#}"),
+            }
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        bail!("the agent was not healthy after {} s: {last}", self.subject.patience.as_secs())
+    }
+
+    /// Runs a script on the card as root; its output, trimmed.
+    fn ssh(&self, script: &str) -> Result<String> {
+        let folder = self.subject.folder.to_string_lossy();
+        let key = self.subject.folder.join("key");
+        let port = self.card.ssh_port.to_string();
+        let options = [
+            "StrictHostKeyChecking=no",
+            "UserKnownHostsFile=/dev/null",
+            "LogLevel=ERROR",
+            "BatchMode=yes",
+            "ConnectTimeout=30",
+            "ConnectionAttempts=3",
+        ];
+        let mut argv = vec!["ssh", "-p", &port, "-i"];
+        let key = key.to_string_lossy();
+        argv.push(&key);
+        for option in options {
+            argv.extend(["-o", option]);
+        }
+        let address = format!("root@{}", Ipv4Addr::LOCALHOST);
+        argv.extend([address.as_str(), script]);
+        let output = Sandbox::new(self.subject.tools)
+            .writable(&folder, self.subject.folder)
+            .with_network()
+            .command(&argv)?
+            .stdin(Stdio::null())
+            .output()
+            .context("starting ssh")?;
+        if !output.status.success() {
+            bail!("ssh ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Runs all checks of a table in one session.
+    fn run(&self, checks: &[Check]) -> Result<Vec<Finding>> {
+        let mut script = String::new();
+        for (number, check) in checks.iter().enumerate() {
+            script += &format!("echo '@@{number}'\n( {}\n) 2>&1; echo \"@@end $?\"\n", check.script);
+        }
+        let output = self.ssh(&script).context("logging in with the given key")?;
+        let findings = checks.iter().enumerate().map(|(number, check)| {
+            let part =
+                output.split(&format!("@@{number}\n")).nth(1).and_then(|rest| rest.split_once("@@end "));
+            let result = match part {
+                None => Err("the card gave no answer".into()),
+                Some((text, rest)) => {
+                    self.judge(check, text.trim(), rest.lines().next().unwrap_or_default().trim())
+                }
+            };
+            Finding { name: check.name.clone(), result }
+        });
+        Ok(findings.collect())
+    }
+
+    fn judge(&self, check: &Check, text: &str, status: &str) -> Result<(), String> {
+        match &check.right {
+            Right::Is(right) if right.trim() == text => Ok(()),
+            Right::Is(right) => Err(format!("wanted `{}`, found `{text}`", right.trim())),
+            Right::Ends if status == "0" => Ok(()),
+            Right::Ends => Err(format!("ended with {status}: {text}")),
+            Right::Config => self.judge_kernel(text).map_err(|error| format!("{error:#}")),
+        }
+    }
+
+    fn judge_kernel(&self, text: &str) -> Result<()> {
+        let config = kconfig::Config::parse(text)?;
+        let folder = self.subject.config.root.join("kernel-config/requirements");
+        let tables = self.subject.config.board.kernel.requirements.iter();
+        let tables = tables.map(|name| Requirements::load(&folder.join(format!("{name}.toml"))));
+        kconfig::require(&config, &tables.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Turns the card off as a person would.
+    fn power_off(&mut self) -> Finding {
+        let mut off = || -> Result<()> {
+            // The connection may be cut before the command's end is told.
+            let _ = self.ssh("systemctl poweroff");
+            let start = Instant::now();
+            while start.elapsed() < self.subject.patience {
+                if let Some(status) = self.qemu.try_wait()? {
+                    return if status.success() { Ok(()) } else { bail!("QEMU ended with {status}") };
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            bail!("the card was still on after {} s", self.subject.patience.as_secs())
+        };
+        Finding {
+            name: "the card powers off cleanly".into(),
+            result: off().map_err(|error| format!("{error:#}")),
+        }
+    }
+}
+
+/// One gRPC health call (grpc.health.v1) to the agent.
+fn health(port: u16) -> Result<ServingStatus> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?
+            .connect_timeout(Duration::from_secs(2))
+            .timeout(Duration::from_secs(3));
+        let mut client = HealthClient::new(endpoint.connect().await?);
+        let response = client.check(HealthCheckRequest { service: String::new() }).await?;
+        Ok(response.into_inner().status())
+    })
+}
