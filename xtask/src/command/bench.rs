@@ -1,0 +1,176 @@
+//! `bench`: measures what the project promises, in a copy of the checkout.
+//!
+//! Each figure is a whole process, as a user starts it; the median of several runs is shown beside the
+//! fastest and the slowest.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use dpukit_image::bundle;
+use xshell::{Shell, cmd};
+
+use crate::command::boot::{check_image, emulator};
+use crate::flags::{Bench, Common, Image};
+use crate::ui::{Ui, bytes};
+
+pub fn run(common: &Common, flags: &Bench) -> Result<ExitCode> {
+    match flags {
+        Bench::Image { runs } => image(common, *runs),
+    }
+}
+
+/// What one build told of itself.
+struct Build {
+    seconds: f64,
+    steps: BTreeMap<String, f64>,
+    peak_memory: u64,
+}
+
+fn image(common: &Common, runs: u16) -> Result<ExitCode> {
+    let ui = Ui::new(common);
+    let copy = tempfile::tempdir().context("making a folder for a copy of the checkout")?;
+    copy_checkout(&common.root(), copy.path())?;
+    let bench = Bencher { root: copy.path().to_owned(), board: common.board.clone() };
+    ui.notice("a first build in the copy, not counted");
+    bench.build(&[])?;
+
+    let mut table = Table::default();
+    let mut peak_memory = 0;
+    for run in 0..runs {
+        ui.notice(&format!("run {} of {runs}", run + 1));
+        table.add("nothing changed, unplugged", bench.build(&["--offline"])?.seconds);
+        let file = bench.root.join("rootfs-overlay/usr/share/dpukit-bench");
+        fs::create_dir_all(file.parent().unwrap_or(&file))?;
+        fs::write(&file, format!("{run} {:?}", Instant::now()))?;
+        let build = bench.build(&["--offline"])?;
+        table.add("one file of the overlay changed", build.seconds);
+        table.add("  of it: composing the root", build.steps.get("root").copied().unwrap_or_default());
+        table.add("  of it: squashfs and verity", build.steps.get("system").copied().unwrap_or_default());
+        let source = bench.root.join("agent/src/lib.rs");
+        let text = fs::read_to_string(&source)?;
+        fs::write(
+            &source,
+            text + &format!("\n/// {:?}\npub const BENCH_{run}: u16 = {run};\n", Instant::now()),
+        )?;
+        let build = bench.build(&["--offline"])?;
+        table.add("one line of the agent changed", build.seconds);
+        peak_memory = peak_memory.max(build.peak_memory);
+    }
+    let project = common.open(&ui, &Image::default())?;
+    crate::command::image::run(common, &Image::default())?;
+    for _ in 0..runs {
+        let report = check_image(common, &ui, &project, emulator(&project)?)?;
+        let after = report.healthy_after.context("the image does not boot")?;
+        table.add("emulated boot, U-Boot to agent healthy", after.as_secs_f64());
+    }
+    println!("{}", table.text());
+    println!("peak memory of the builder: {}", bytes(peak_memory));
+    let folder = bundle::folder(&common.root(), &common.board);
+    println!("kernel Image: {}", bytes(folder.join("Image").metadata()?.len()));
+    println!("root, compressed, with its verity tree: {}", bytes(root_bytes(&folder)?));
+    println!("machine: {}", machine());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The slot's used bytes, from the root's verity: file system and tree.
+fn root_bytes(folder: &Path) -> Result<u64> {
+    let verity: serde_json::Value = serde_json::from_str(&fs::read_to_string(folder.join("verity.json"))?)?;
+    let blocks = verity["data_blocks"].as_u64().context("`verity.json` has no `data_blocks`")?;
+    // Each block of the tree holds 128 hashes of 32 bytes.
+    let tree: u64 =
+        std::iter::successors(Some(blocks.div_ceil(128)), |level| (*level > 1).then(|| level.div_ceil(128)))
+            .sum();
+    Ok((blocks + tree + 1) * 4096)
+}
+
+/// The files that git knows, as they are now.
+fn copy_checkout(from: &Path, to: &Path) -> Result<()> {
+    let shell = Shell::new()?;
+    shell.change_dir(from);
+    let files = cmd!(shell, "git ls-files --cached --others --exclude-standard").quiet().read()?;
+    for file in files.lines().filter(|file| from.join(file).symlink_metadata().is_ok()) {
+        let target = to.join(file);
+        fs::create_dir_all(target.parent().unwrap_or(to))?;
+        let source = from.join(file);
+        if source.is_symlink() {
+            std::os::unix::fs::symlink(fs::read_link(&source)?, &target)?;
+        } else {
+            fs::copy(&source, &target).with_context(|| format!("copying `{file}`"))?;
+        }
+    }
+    Ok(())
+}
+
+struct Bencher {
+    root: PathBuf,
+    board: String,
+}
+
+impl Bencher {
+    /// Runs `image` on the copy as a process of its own.
+    fn build(&self, arguments: &[&str]) -> Result<Build> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("image").arg("--root").arg(&self.root).args(["--board", &self.board]);
+        command.args(["--message-format", "json"]).args(arguments);
+        let start = Instant::now();
+        let output = command.output().context("starting a build")?;
+        let seconds = start.elapsed().as_secs_f64();
+        if !output.status.success() {
+            bail!("the build failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let mut build = Build { seconds, steps: BTreeMap::new(), peak_memory: 0 };
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            let event: serde_json::Value = serde_json::from_str(line)?;
+            match event["event"].as_str() {
+                Some("finished") if event["built"] == true => {
+                    let step = event["step"].as_str().unwrap_or_default().to_owned();
+                    build.steps.insert(step, event["seconds"].as_f64().unwrap_or_default());
+                }
+                Some("peak-memory") => build.peak_memory = event["bytes"].as_u64().unwrap_or_default(),
+                _ => {}
+            }
+        }
+        Ok(build)
+    }
+}
+
+/// Figures by name, in the order of their first.
+#[derive(Default)]
+struct Table {
+    rows: Vec<(String, Vec<f64>)>,
+}
+
+impl Table {
+    fn add(&mut self, name: &str, seconds: f64) {
+        match self.rows.iter_mut().find(|(row, _)| row == name) {
+            Some((_, figures)) => figures.push(seconds),
+            None => self.rows.push((name.to_owned(), vec![seconds])),
+        }
+    }
+
+    fn text(&self) -> String {
+        let mut text = format!("{:<42} {:>8} {:>8} {:>8}", "seconds", "median", "min", "max");
+        for (name, figures) in &self.rows {
+            let mut sorted = figures.clone();
+            sorted.sort_by(f64::total_cmp);
+            let (median, min, max) = (sorted[sorted.len() / 2], sorted[0], sorted[sorted.len() - 1]);
+            text += &format!("\n{name:<42} {median:>8.2} {min:>8.2} {max:>8.2}");
+        }
+        text
+    }
+}
+
+/// What the figures were taken on.
+fn machine() -> String {
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "{cores} processors,{}",
+        model.trim_start_matches(['\t', ' ', ':']).to_owned().replacen("", " ", 1)
+    )
+}

@@ -1,0 +1,70 @@
+//! `test`: all checks, including a boot of the image.
+
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+use dpukit_image::bundle;
+use xshell::{Shell, cmd};
+
+use crate::command::boot::{check_file, check_image, emulator};
+use crate::flags::{Common, Image, Test};
+use crate::ui::Ui;
+
+pub fn run(common: &Common, flags: &Test) -> Result<ExitCode> {
+    let ui = Ui::new(common);
+    let shell = Shell::new()?;
+    shell.change_dir(common.root());
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    ui.notice("formatting");
+    cmd!(shell, "{cargo} fmt --all --check")
+        .quiet()
+        .run()
+        .context("checking the format; `cargo fmt` mends it")?;
+    ui.notice("lints");
+    cmd!(shell, "{cargo} clippy --workspace --all-targets --locked -- -D warnings").quiet().run()?;
+    ui.notice("tests");
+    cmd!(shell, "{cargo} test --workspace --locked").quiet().run()?;
+    if flags.no_boot {
+        ui.notice("not run: the boot of the image, for `--no-boot` was given");
+        return Ok(ExitCode::SUCCESS);
+    }
+    ui.notice("image");
+    super::image::run(common, &Image::default())?;
+    let project = common.open(&ui, &Image::default())?;
+    let emulator = emulator(&project)?;
+    if !check_image(common, &ui, &project, emulator)?.is_good() {
+        bail!("the image does not do on an emulated card what it must");
+    }
+
+    ui.notice("one wrong byte in the root must be found");
+    let board = &project.sources.config.board.name;
+    let image = bundle::image_path(&common.root(), board);
+    let broken = bundle::folder(&common.root(), board).join("broken.img");
+    break_root(&image, &broken)?;
+    let report = check_file(common, &ui, &project, emulator, &broken, "check-broken");
+    fs::remove_file(&broken)?;
+    if report?.is_good() {
+        bail!("an image with a wrong byte in its root passed the checks");
+    }
+    ui.notice("all checks passed");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Copies an image and turns over one byte in the middle of slot A's root.
+fn break_root(image: &Path, broken: &Path) -> Result<()> {
+    let map = fs::read_to_string(image.with_file_name("disk.map"))?;
+    let line = map.lines().find(|line| line.starts_with("root-a\t")).context("the map has no `root-a`")?;
+    let start: u64 = line.split('\t').nth(1).context("the map is cut short")?.parse()?;
+    fs::copy(image, broken)?;
+    let mut file = fs::File::options().read(true).write(true).open(broken)?;
+    let at = SeekFrom::Start(start + (40 << 20));
+    let mut byte = [0];
+    file.seek(at)?;
+    file.read_exact(&mut byte)?;
+    file.seek(at)?;
+    file.write_all(&[!byte[0]])?;
+    Ok(())
+}

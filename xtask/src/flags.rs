@@ -1,0 +1,165 @@
+//! What each command takes.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Builds, boots and checks flashable images for DPU cards.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    version,
+    after_help = "Start with `cargo xtask image`, then `cargo xtask boot`.\n\
+                  Results of all steps are kept in `$XDG_CACHE_HOME/dpukit` (or `DPUKIT_CACHE`)."
+)]
+pub struct Flags {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options that every command knows.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// The card to build for: a file in `image/boards`.
+    #[arg(long, global = true, default_value = "virt", value_name = "NAME")]
+    pub board: String,
+    /// Steps at a time, and threads of each [default: the machine's processors].
+    #[arg(long, short, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// Open no network connection: use what is downloaded.
+    #[arg(long, global = true)]
+    pub offline: bool,
+    /// Fail rather than change the lock.
+    #[arg(long, global = true)]
+    pub locked: bool,
+    /// Print errors and results only.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// The checkout to work on [default: that which this program was built from].
+    #[arg(long, global = true, hide = true, value_name = "FOLDER")]
+    pub root: Option<PathBuf>,
+    /// How to tell what happens: for people, or one JSON object per line on standard output.
+    #[arg(long, global = true, value_enum, default_value = "human", value_name = "FORMAT")]
+    pub message_format: MessageFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MessageFormat {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build the flashable image of a board into `out/<board>`.
+    ///
+    /// Everything that enters is named in the board's lock; steps whose inputs did not change come from
+    /// the store.
+    Image(Image),
+    /// Boot the image in an emulated card.
+    ///
+    /// The console is on your terminal; Ctrl-A X leaves. The image is not changed: the card writes into
+    /// a layer beside it.
+    Boot(Boot),
+    /// Run all checks: formatting, lints, tests, and a boot of the image.
+    Test(Test),
+    /// Write the hashes of everything that enters a build.
+    ///
+    /// Without options, resolves what the lock lacks and leaves the rest as it is.
+    Lock(Lock),
+    /// Look at the kernel's configuration.
+    #[command(subcommand)]
+    Kernel(Kernel),
+    /// Look after the store of built steps.
+    #[command(subcommand)]
+    Store(Store),
+    /// Measure what the project promises in numbers, on this machine.
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Say what of this machine would stop a build, and the mend.
+    Doctor,
+    /// Remove `out/`. The store stays; see `store gc`.
+    Clean,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct Image {
+    /// A file of public keys that may log in as root. Without it, a key is given at first boot.
+    #[arg(long, value_name = "FILE")]
+    pub ssh_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Boot {
+    /// Check what the card must do, and exit 0 or 1.
+    #[arg(long)]
+    pub check: bool,
+    /// Print the QEMU command instead of running it.
+    #[arg(long, conflicts_with = "check")]
+    pub print: bool,
+    /// A file of public keys that may log in as root on this emulated card.
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    pub ssh_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Test {
+    /// Leave out what boots the image.
+    #[arg(long)]
+    pub no_boot: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Lock {
+    /// Only say whether the lock is whole; exit 1 if not.
+    #[arg(long)]
+    pub check: bool,
+    /// Resolve this component anew, from what the archives hold today; `all` for every one.
+    #[arg(long, value_name = "NAME", conflicts_with = "check")]
+    pub update: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Kernel {
+    /// Configure the kernel and check every wanted option; takes a minute, builds nothing.
+    Check,
+    /// Change options in Kconfig's menu and print the lines for a fragment.
+    Menu,
+    /// Compare the configuration with that of the last whole build, or with a file.
+    Diff {
+        /// A `.config` to compare with.
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Store {
+    /// List what is in it.
+    Ls,
+    /// Remove what no board's last build is made of.
+    Gc {
+        /// Only say what would go.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Hash everything again; an entry that was altered is named and removed.
+    Verify,
+    /// Say which input of a step changed since the last whole build.
+    Why {
+        /// The step's name, as `kernel`.
+        step: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Rebuild the image after typical changes, in a copy of the checkout, and boot it.
+    Image {
+        /// How often each change is made; the median is shown.
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+        runs: u16,
+    },
+}
