@@ -70,7 +70,7 @@ const INDEX_LIMIT: u64 = 256 << 20;
 /// Bytes per second below which a server counts as stalled: it has this much time more for a file.
 const SLOWEST: u64 = 256 << 10;
 /// How often a mirror that breaks off is asked for the rest.
-const TRIES: usize = 3;
+const TRIES: usize = 4;
 
 impl Fetcher {
     /// A fetcher for the archives of `suites`. The machine's own mirrors are asked first, unless
@@ -282,7 +282,9 @@ impl Fetcher {
                 Stop::Again(anyhow!("the server does not know the rest of the file"))
             }
             ureq::Error::StatusCode(code) => Stop::Mirror(anyhow!("the server answered {code}")),
-            error => Stop::Mirror(error.into()),
+            error @ ureq::Error::TooManyRedirects => Stop::Mirror(error.into()),
+            // A resolver or a network that is busy for a moment must not fail a build.
+            error => Stop::Again(error.into()),
         })?;
         let range = response.headers().get("Content-Range").and_then(|value| value.to_str().ok());
         let is_rest = range.is_some_and(|range| starts_at(range, have, file.size));
