@@ -116,6 +116,10 @@ impl Skeleton {
             if text.contains("[[bin]]") || text.contains("clap") {
                 files.push((folder.join("src/main.rs"), "fn main() {}".into()));
             }
+            // Cargo builds what a build script needs only where there is one.
+            if text.contains("[build-dependencies") {
+                files.push((folder.join("build.rs"), "fn main() {}".into()));
+            }
         }
         files
     }
