@@ -15,16 +15,16 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
-use crate::config::Suites;
+use crate::config::{Archive, Suites};
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
-use crate::mirrors;
+use crate::{mirrors, snapshot};
 
 /// A file of an archive.
 #[derive(Debug, Clone)]
@@ -37,6 +37,30 @@ pub struct Wanted {
     pub size: u64,
     /// What it must be.
     pub sha256: Hash,
+    /// The package that it is the file of: what mirrors have dropped, the archive's snapshot service
+    /// knows by this.
+    pub package: Option<Package>,
+}
+
+/// A binary package, as a snapshot service names it.
+#[derive(Debug, Clone)]
+pub struct Package {
+    /// Without an architecture.
+    pub name: String,
+    /// With its epoch.
+    pub version: String,
+    /// `all` or the architecture that it was built for.
+    pub arch: String,
+}
+
+/// Files that could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("{} of {wanted} files could not be had:\n{}", failures.len(), failures.join("\n"))]
+pub struct Missing {
+    wanted: usize,
+    failures: Vec<String>,
+    /// Those that every mirror answered for, and none has any more.
+    pub gone: Vec<Hash>,
 }
 
 /// How to download.
@@ -60,7 +84,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Fetcher {
     folder: PathBuf,
-    mirrors: BTreeMap<String, Vec<String>>,
+    archives: BTreeMap<String, Archive>,
     options: Options,
     agent: ureq::Agent,
 }
@@ -76,21 +100,24 @@ impl Fetcher {
     /// A fetcher for the archives of `suites`. The machine's own mirrors are asked first, unless
     /// `DPUKIT_MIRROR_<ARCHIVE>` names the only one to ask.
     pub fn new(cache: &Path, suites: &Suites, options: Options) -> Result<Self> {
-        let mirrors = suites.archives.iter().map(|(name, archive)| {
+        let archives = suites.archives.iter().map(|(name, archive)| {
             let variable = format!("DPUKIT_MIRROR_{}", name.to_uppercase().replace('-', "_"));
-            let mirrors = match std::env::var(variable) {
-                Ok(own) if !own.is_empty() => vec![own],
-                _ => mirrors::of_machine(name).into_iter().chain(archive.mirrors.iter().cloned()).collect(),
+            let archive = match std::env::var(variable) {
+                Ok(own) if !own.is_empty() => Archive { mirrors: vec![own], snapshot: None },
+                _ => Archive {
+                    mirrors: mirrors::of_machine(name).into_iter().chain(archive.mirrors.clone()).collect(),
+                    snapshot: archive.snapshot.clone(),
+                },
             };
-            (name.clone(), mirrors)
+            (name.clone(), archive)
         });
-        Self::with_mirrors(cache, mirrors.collect(), options)
+        Self::with_archives(cache, archives.collect(), options)
     }
 
-    /// A fetcher that asks these mirrors, by archive, in this order.
-    pub fn with_mirrors(
+    /// A fetcher that asks the mirrors of these archives in their order, then their snapshot service.
+    pub fn with_archives(
         cache: &Path,
-        mirrors: BTreeMap<String, Vec<String>>,
+        archives: BTreeMap<String, Archive>,
         options: Options,
     ) -> Result<Self> {
         let folder = cache.join("downloads");
@@ -106,7 +133,7 @@ impl Fetcher {
             .user_agent(concat!("dpukit/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Ok(Self { folder, mirrors, options, agent })
+        Ok(Self { folder, archives, options, agent })
     }
 
     /// Where a downloaded file is.
@@ -137,7 +164,7 @@ impl Fetcher {
         }
         self.check_space(bytes)?;
         let next = AtomicUsize::new(0);
-        let failures = Mutex::new(Vec::new());
+        let failures = Mutex::new(Missing { wanted: missing.len(), failures: Vec::new(), gone: Vec::new() });
         std::thread::scope(|scope| {
             for _ in 0..self.options.parallel.min(missing.len()) {
                 scope.spawn(|| {
@@ -145,23 +172,20 @@ impl Fetcher {
                         if let Err(error) = self.fetch(file, progress)
                             && let Ok(mut failures) = failures.lock()
                         {
-                            failures.push(format!("`{}`: {error:#}", file.path));
+                            if error.is::<Gone>() {
+                                failures.gone.push(file.sha256);
+                            }
+                            failures.failures.push(format!("`{}`: {error:#}", file.path));
                         }
                     }
                 });
             }
         });
-        let failures = failures.into_inner().unwrap_or_default();
-        if failures.is_empty() {
+        let missing = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if missing.failures.is_empty() {
             return Ok(());
         }
-        Err(anyhow!(
-            "{} of {} files could not be had:\n{}",
-            failures.len(),
-            missing.len(),
-            failures.join("\n")
-        ))
-        .hint(|| {
+        Err(missing).hint(|| {
             "run the command again: it goes on where it stopped; a package that left the mirrors is \
                  replaced by `cargo xtask lock --update NAME`"
                 .into()
@@ -214,37 +238,60 @@ impl Fetcher {
         }
     }
 
-    /// Asks the mirrors in turn until `part` holds the file.
+    /// Asks the mirrors in turn until `part` holds the file, and the snapshot service for what they dropped.
     fn fill(&self, file: &Wanted, part: &mut File, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
-        let mirrors = self.mirrors.get(&file.archive).map(Vec::as_slice).unwrap_or_default();
+        let archive = self.archives.get(&file.archive).filter(|archive| !archive.mirrors.is_empty());
+        let archive = archive.with_context(|| format!("there is no mirror of `{}`", file.archive))?;
         let mut said = Vec::new();
-        for mirror in mirrors {
-            let address = join(mirror, &file.path);
-            for attempt in 0..TRIES {
-                match self.transfer(&address, file, part, progress) {
-                    Ok(()) => match self.judge(file, part, &address) {
-                        Ok(()) => return Ok(()),
-                        Err(error) => {
-                            said.push(format!("{error:#}"));
-                            break;
-                        }
-                    },
-                    Err(Stop::Here(error)) => return Err(error),
-                    Err(Stop::Mirror(error)) => {
-                        said.push(format!("{address}: {error:#}"));
-                        break;
-                    }
-                    Err(Stop::Again(error)) if attempt + 1 == TRIES => {
-                        said.push(format!("{address}: {error:#}"));
-                    }
-                    Err(Stop::Again(_)) => std::thread::sleep(Duration::from_millis(200 << attempt)),
+        let mut is_gone = true;
+        for mirror in &archive.mirrors {
+            match self.fill_from(&join(mirror, &file.path), file, part, progress)? {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    is_gone &= error.is::<NotThere>();
+                    said.push(format!("{error:#}"));
                 }
             }
         }
-        if said.is_empty() {
-            bail!("there is no mirror of `{}`", file.archive);
+        if !is_gone {
+            bail!("{}", said.join("; "));
         }
-        bail!("{}", said.join("; "))
+        if let (Some(service), Some(package)) = (&archive.snapshot, &file.package) {
+            let found = match snapshot::address(&self.agent, service, package) {
+                Ok(address) => self.fill_from(&address, file, part, progress)?,
+                Err(error) => Err(error),
+            };
+            match found {
+                Ok(()) => return Ok(()),
+                Err(error) => said.push(format!("{error:#}")),
+            }
+        }
+        Err(Gone(said.join("; ")).into())
+    }
+
+    /// Asks one server for the file, again where that may help; the outer error is one that no other
+    /// server can help with.
+    fn fill_from(
+        &self,
+        address: &str,
+        file: &Wanted,
+        part: &mut File,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Result<()>> {
+        let mut attempt = 0;
+        loop {
+            match self.transfer(address, file, part, progress) {
+                Ok(()) => return Ok(self.judge(file, part, address)),
+                Err(Stop::Here(error)) => return Err(error),
+                Err(Stop::Again(_)) if attempt + 1 < TRIES => {
+                    std::thread::sleep(Duration::from_millis(200 << attempt));
+                    attempt += 1;
+                }
+                Err(Stop::Mirror(error) | Stop::Again(error)) => {
+                    return Ok(Err(error.context(address.to_owned())));
+                }
+            }
+        }
     }
 
     /// Appends to `part` what it lacks.
@@ -281,6 +328,7 @@ impl Fetcher {
                 let _ = part.set_len(0);
                 Stop::Again(anyhow!("the server does not know the rest of the file"))
             }
+            ureq::Error::StatusCode(code @ (404 | 410)) => Stop::Mirror(NotThere(code).into()),
             ureq::Error::StatusCode(code) => Stop::Mirror(anyhow!("the server answered {code}")),
             error @ ureq::Error::TooManyRedirects => Stop::Mirror(error.into()),
             // A resolver or a network that is busy for a moment must not fail a build.
@@ -332,7 +380,8 @@ impl Fetcher {
     /// A small file, in memory. Without `want` it must carry its own signature.
     pub fn get(&self, archive: &str, path: &str, want: Option<(u64, Hash)>) -> Result<Vec<u8>> {
         if let Some((size, sha256)) = want {
-            let file = Wanted { archive: archive.to_owned(), path: path.to_owned(), size, sha256 };
+            let file =
+                Wanted { archive: archive.to_owned(), path: path.to_owned(), size, sha256, package: None };
             self.fetch_all(&[file], &|_| {})?;
             let path = self.path(&sha256);
             return fs::read(&path).with_context(|| format!("reading `{}`", path.display()));
@@ -341,7 +390,8 @@ impl Fetcher {
             bail!("offline, `{path}` of `{archive}` can't be asked for");
         }
         let mut said = Vec::new();
-        for mirror in self.mirrors.get(archive).map(Vec::as_slice).unwrap_or_default() {
+        let mirrors = self.archives.get(archive).map(|archive| archive.mirrors.as_slice());
+        for mirror in mirrors.unwrap_or_default() {
             let address = join(mirror, path);
             let answer = self.agent.get(&address).call();
             let bytes =
@@ -375,6 +425,16 @@ enum Stop {
     /// No mirror can help.
     Here(anyhow::Error),
 }
+
+/// The server answered that it does not have the file.
+#[derive(Debug, thiserror::Error)]
+#[error("the server answered {0}")]
+struct NotThere(u16);
+
+/// What all mirrors said of a file that none of them has.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Gone(String);
 
 fn space_hint() -> String {
     "free some space, or name a folder that has it and that you can write to with `DPUKIT_CACHE`".into()

@@ -18,5 +18,6 @@ pub mod project;
 pub mod recipes;
 pub mod root;
 pub mod sandbox;
+pub mod snapshot;
 pub mod step;
 pub mod store;

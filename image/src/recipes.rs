@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use walkdir::WalkDir;
 
 use crate::config::{Config, DebSource, Source};
-use crate::fetch::{Fetcher, Wanted};
+use crate::fetch::{Fetcher, Package, Wanted};
 use crate::hash::Hash;
 use crate::lock::{Lock, LockedPackage};
 use crate::step::{Builder, Graph, Room};
@@ -99,6 +99,11 @@ pub fn wanted(package: &LockedPackage) -> Wanted {
         path: package.path.clone(),
         size: package.size,
         sha256: package.sha256,
+        package: Some(Package {
+            name: package.name.clone(),
+            version: package.version.clone(),
+            arch: package.arch.clone(),
+        }),
     }
 }
 

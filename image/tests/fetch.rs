@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dpukit_image::fetch::{Fetcher, Options, Wanted};
+use dpukit_image::config::Archive;
+use dpukit_image::fetch::{Fetcher, Missing, Options, Package, Wanted};
 use dpukit_image::hash::Hash;
 use dpukit_image::hint::report;
 
@@ -32,12 +33,15 @@ enum Answer {
     Status(u16),
     /// A redirect to itself.
     Loop,
+    /// Which files a snapshot service has.
+    Binfiles(&'static str),
 }
 
-/// A server; requests' `Range` headers in the order they came.
+/// A server; requests' `Range` headers and paths in the order they came.
 struct Server {
     address: String,
     requests: Arc<Mutex<Vec<String>>>,
+    paths: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -46,14 +50,15 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}/debian", listener.local_addr().unwrap());
         let requests = Arc::<Mutex<Vec<String>>>::default();
-        let seen = requests.clone();
+        let paths = Arc::<Mutex<Vec<String>>>::default();
+        let (seen, asked) = (requests.clone(), paths.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (seen, stream) = (seen.clone(), stream.unwrap());
-                std::thread::spawn(move || answer(stream, script, &seen));
+                let (seen, asked, stream) = (seen.clone(), asked.clone(), stream.unwrap());
+                std::thread::spawn(move || answer(stream, script, &seen, &asked));
             }
         });
-        Self { address, requests }
+        Self { address, requests, paths }
     }
 
     fn requests(&self) -> Vec<String> {
@@ -61,7 +66,7 @@ impl Server {
     }
 }
 
-fn answer(mut stream: TcpStream, script: &[Answer], seen: &Mutex<Vec<String>>) {
+fn answer(mut stream: TcpStream, script: &[Answer], seen: &Mutex<Vec<String>>, asked: &Mutex<Vec<String>>) {
     let mut range = String::new();
     let mut path = String::new();
     for (number, line) in BufReader::new(stream.try_clone().unwrap()).lines().enumerate() {
@@ -78,6 +83,7 @@ fn answer(mut stream: TcpStream, script: &[Answer], seen: &Mutex<Vec<String>>) {
             break;
         }
     }
+    asked.lock().unwrap().push(path.clone());
     let number = {
         let mut seen = seen.lock().unwrap();
         seen.push(range.clone());
@@ -105,6 +111,7 @@ fn answer(mut stream: TcpStream, script: &[Answer], seen: &Mutex<Vec<String>>) {
         }
         Answer::Lie => (rest(start + 3), CONTENT[start..].to_vec()),
         Answer::Status(code) => (head(&format!("{code} No"), 0, ""), Vec::new()),
+        Answer::Binfiles(files) => (head("200 OK", files.len(), ""), files.into()),
         Answer::Loop => (head("302 Found", 0, &format!("Location: {path}\r\n")), Vec::new()),
     };
     let _ = stream.write_all(head.as_bytes());
@@ -117,7 +124,11 @@ fn options() -> Options {
 
 fn fetcher(cache: &Path, servers: &[&Server]) -> Fetcher {
     let mirrors = servers.iter().map(|server| server.address.clone()).collect();
-    Fetcher::with_mirrors(cache, BTreeMap::from([("debian".into(), mirrors)]), options()).unwrap()
+    Fetcher::with_archives(cache, archives(mirrors, None), options()).unwrap()
+}
+
+fn archives(mirrors: Vec<String>, snapshot: Option<String>) -> BTreeMap<String, Archive> {
+    BTreeMap::from([("debian".into(), Archive { mirrors, snapshot })])
 }
 
 fn wanted() -> Wanted {
@@ -126,6 +137,7 @@ fn wanted() -> Wanted {
         path: "pool/x/x_1_arm64.deb".into(),
         size: CONTENT.len() as u64,
         sha256: Hash::of(CONTENT),
+        package: Some(Package { name: "x".into(), version: "1:1".into(), arch: "arm64".into() }),
     }
 }
 
@@ -219,6 +231,40 @@ fn an_altered_file_is_kept_apart_and_named() {
 }
 
 #[test]
+fn what_every_mirror_dropped_comes_from_the_snapshot_service() {
+    const FILES: &str = r#"{"binary":"x","result":[{"architecture":"amd64","hash":"bb"},{"architecture":"arm64","hash":"0a1b"}]}"#;
+    let cache = tempfile::tempdir().unwrap();
+    let mirror = Server::new(&[Answer::Status(404)]);
+    let service = Server::new(&[Answer::Binfiles(FILES), Answer::Good]);
+    let archives = archives(vec![mirror.address.clone()], Some(service.address.clone()));
+    let fetcher = Fetcher::with_archives(cache.path(), archives, options()).unwrap();
+    fetcher.fetch_all(&[wanted()], &|_| {}).unwrap();
+    assert_eq!(fs::read(fetcher.path(&wanted().sha256)).unwrap(), CONTENT);
+    assert_eq!(*service.paths.lock().unwrap(), ["/debian/mr/binary/x/1:1/binfiles", "/debian/file/0a1b"]);
+}
+
+#[test]
+fn only_what_every_mirror_denies_is_gone() {
+    let nonsense = Answer::Binfiles(r#"{"result":[{"architecture":"arm64","hash":"../../x"}]}"#);
+    let cases: [(&'static [Answer], &'static [Answer], bool); 4] = [
+        (&[Answer::Status(404)], &[Answer::Status(404)], true),
+        (&[Answer::Status(410)], Box::leak(Box::new([nonsense])), true),
+        (&[Answer::Status(403)], &[Answer::Good], false),
+        (&[Answer::Altered], &[Answer::Good], false),
+    ];
+    for (mirror, service, gone) in cases {
+        let cache = tempfile::tempdir().unwrap();
+        let (mirror, service) = (Server::new(mirror), Server::new(service));
+        let archives = archives(vec![mirror.address.clone()], Some(service.address.clone()));
+        let fetcher = Fetcher::with_archives(cache.path(), archives, options()).unwrap();
+        let error = fetcher.fetch_all(&[wanted()], &|_| {}).unwrap_err();
+        let missing = error.downcast_ref::<Missing>().expect("the failures are typed");
+        assert_eq!(missing.gone, if gone { vec![wanted().sha256] } else { vec![] }, "{error:#}");
+        assert_eq!(service.requests().is_empty(), !gone, "the service is asked for what is gone alone");
+    }
+}
+
+#[test]
 fn every_mirror_that_failed_is_named_with_its_reason() {
     let cache = tempfile::tempdir().unwrap();
     let (first, second) = (Server::new(&[Answer::Status(404)]), Server::new(&[Answer::Loop]));
@@ -231,8 +277,8 @@ fn every_mirror_that_failed_is_named_with_its_reason() {
 fn a_refused_connection_is_a_clear_error() {
     let cache = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mirrors = BTreeMap::from([("debian".into(), vec![format!("http://127.0.0.1:{port}/debian")])]);
-    let fetcher = Fetcher::with_mirrors(cache.path(), mirrors, options()).unwrap();
+    let archives = archives(vec![format!("http://127.0.0.1:{port}/debian")], None);
+    let fetcher = Fetcher::with_archives(cache.path(), archives, options()).unwrap();
     let error = report(&fetcher.fetch_all(&[wanted()], &|_| {}).unwrap_err());
     assert!(error.contains("refused"), "{error}");
 }
@@ -241,9 +287,9 @@ fn a_refused_connection_is_a_clear_error() {
 fn offline_opens_no_connection_and_lists_what_lacks() {
     let cache = tempfile::tempdir().unwrap();
     let server = Server::new(&[Answer::Good]);
-    let mirrors = BTreeMap::from([("debian".into(), vec![server.address.clone()])]);
+    let archives = archives(vec![server.address.clone()], None);
     let options = Options { offline: true, ..options() };
-    let fetcher = Fetcher::with_mirrors(cache.path(), mirrors, options).unwrap();
+    let fetcher = Fetcher::with_archives(cache.path(), archives, options).unwrap();
     let error = report(&fetcher.fetch_all(&[wanted()], &|_| {}).unwrap_err());
     assert!(error.contains("pool/x/x_1_arm64.deb (36 bytes)"), "{error}");
     assert!(fetcher.get("debian", "dists/x/InRelease", None).is_err());
@@ -265,6 +311,6 @@ fn builds_at_once_download_a_file_once() {
 #[test]
 fn a_cache_that_can_not_be_written_is_a_clear_error() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let error = report(&Fetcher::with_mirrors(file.path(), BTreeMap::new(), options()).unwrap_err());
+    let error = report(&Fetcher::with_archives(file.path(), BTreeMap::new(), options()).unwrap_err());
     assert!(error.contains("opening the downloads") && error.contains("DPUKIT_CACHE"), "{error}");
 }
