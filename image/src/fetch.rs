@@ -59,7 +59,7 @@ pub struct Package {
 pub struct Missing {
     wanted: usize,
     failures: Vec<String>,
-    /// Those that every mirror answered for, and none has any more.
+    /// Those that no mirror has any more: at least one says so, and none says anything else.
     pub gone: Vec<Hash>,
 }
 
@@ -243,17 +243,18 @@ impl Fetcher {
         let archive = self.archives.get(&file.archive).filter(|archive| !archive.mirrors.is_empty());
         let archive = archive.with_context(|| format!("there is no mirror of `{}`", file.archive))?;
         let mut said = Vec::new();
-        let mut is_gone = true;
+        let (mut is_denied, mut is_open) = (false, false);
         for mirror in &archive.mirrors {
             match self.fill_from(&join(mirror, &file.path), file, part, progress)? {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    is_gone &= error.is::<NotThere>();
+                    is_denied |= error.is::<NotThere>();
+                    is_open |= !error.is::<NotThere>() && !error.is::<Unreached>();
                     said.push(format!("{error:#}"));
                 }
             }
         }
-        if !is_gone {
+        if !is_denied || is_open {
             bail!("{}", said.join("; "));
         }
         if let (Some(service), Some(package)) = (&archive.snapshot, &file.package) {
@@ -332,7 +333,7 @@ impl Fetcher {
             ureq::Error::StatusCode(code) => Stop::Mirror(anyhow!("the server answered {code}")),
             error @ ureq::Error::TooManyRedirects => Stop::Mirror(error.into()),
             // A resolver or a network that is busy for a moment must not fail a build.
-            error => Stop::Again(error.into()),
+            error => Stop::Again(Unreached(error).into()),
         })?;
         let range = response.headers().get("Content-Range").and_then(|value| value.to_str().ok());
         let is_rest = range.is_some_and(|range| starts_at(range, have, file.size));
@@ -430,6 +431,11 @@ enum Stop {
 #[derive(Debug, thiserror::Error)]
 #[error("the server answered {0}")]
 struct NotThere(u16);
+
+/// The server can't be asked.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unreached(ureq::Error);
 
 /// What all mirrors said of a file that none of them has.
 #[derive(Debug, thiserror::Error)]

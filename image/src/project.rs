@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::config::Config;
 use crate::fetch::{Fetcher, Options};
+use crate::hash::Hash;
 use crate::hint::WithHint as _;
-use crate::lock::{self, Difference, Lock};
+use crate::lock::{self, Difference, Lock, LockedComponent};
 use crate::recipes::{Request, Sources};
 use crate::store::Store;
 
@@ -30,6 +31,7 @@ pub struct Project {
     pub store: Store,
     /// What was resolved anew when the project was opened; empty when the lock was whole.
     pub resolved: Vec<Difference>,
+    terms: Terms,
 }
 
 /// Where a board's lock is.
@@ -50,7 +52,7 @@ impl Project {
         if !missing.is_empty() {
             if terms.locked || terms.offline {
                 let flag = if terms.locked { "--locked" } else { "--offline" };
-                return Err(anyhow::anyhow!(
+                return Err(anyhow!(
                     "the lock `{}` lacks, or has for another request: {}",
                     path.display(),
                     missing.join(", ")
@@ -59,7 +61,35 @@ impl Project {
             }
             resolved = resolve(&config, &fetcher, &mut lock, &missing)?;
         }
-        Ok(Self { sources: Sources { config, lock, fetcher, request }, store, resolved })
+        Ok(Self { sources: Sources { config, lock, fetcher, request }, store, resolved, terms })
+    }
+}
+
+impl Project {
+    /// Resolves the components anew whose packages no mirror has any more, and rewrites the lock;
+    /// returns what changed.
+    ///
+    /// # Errors
+    /// Where `terms` forbid it, or the archives' indexes still name what their mirrors don't have.
+    pub fn replace_gone(&mut self, gone: &[Hash]) -> Result<Vec<Difference>> {
+        let has_gone =
+            |locked: &LockedComponent| locked.packages.iter().any(|package| gone.contains(&package.sha256));
+        let lock = &mut self.sources.lock;
+        let components: Vec<_> = lock
+            .components
+            .iter()
+            .filter(|(_, locked)| has_gone(locked))
+            .map(|(name, _)| name.clone())
+            .collect();
+        if self.terms.locked || self.terms.offline {
+            bail!("the lock may not be changed, and names packages that are gone: {}", components.join(", "));
+        }
+        let differences = resolve(&self.sources.config, &self.sources.fetcher, lock, &components)?;
+        if lock.components.values().any(has_gone) {
+            return Err(anyhow!("the mirrors' indexes still name what the mirrors don't have"))
+                .hint(|| "they may be in the middle of an update: try again in some minutes".into());
+        }
+        Ok(differences)
     }
 }
 

@@ -265,6 +265,19 @@ fn only_what_every_mirror_denies_is_gone() {
 }
 
 #[test]
+fn a_mirror_that_can_not_be_reached_has_no_say_in_what_is_gone() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let closed = format!("http://127.0.0.1:{closed}/debian");
+    let denies = Server::new(&[Answer::Status(404)]);
+    for (mirrors, gone) in [(vec![denies.address.clone(), closed.clone()], 1), (vec![closed], 0)] {
+        let cache = tempfile::tempdir().unwrap();
+        let fetcher = Fetcher::with_archives(cache.path(), archives(mirrors, None), options()).unwrap();
+        let error = fetcher.fetch_all(&[wanted()], &|_| {}).unwrap_err();
+        assert_eq!(error.downcast_ref::<Missing>().unwrap().gone.len(), gone, "{error:#}");
+    }
+}
+
+#[test]
 fn every_mirror_that_failed_is_named_with_its_reason() {
     let cache = tempfile::tempdir().unwrap();
     let (first, second) = (Server::new(&[Answer::Status(404)]), Server::new(&[Answer::Loop]));

@@ -38,9 +38,9 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let root = &sources.config.root;
     let rust = &sources.config.board.tools.rust;
     let folders: Vec<&PathBuf> = std::iter::once(&local.path).chain(&local.also).collect();
-    let workspace = workspace_manifest(root, &folders)?;
-    let lock = pruned_lock(root, &local.package)?;
     let manifests = folders.iter().map(|folder| manifest(root, folder)).collect::<Result<Vec<_>>>()?;
+    let workspace = workspace_manifest(root, &manifests)?;
+    let lock = pruned_lock(root, &local.package)?;
 
     let offline = sources.request.offline;
     let skeleton = Skeleton { workspace, lock, manifests };
@@ -136,21 +136,18 @@ fn write_files(folder: &Path, files: &[(PathBuf, String)]) -> Result<()> {
 
 /// The workspace's manifest with only the crates that the card gets, so that another crate's change
 /// builds nothing here.
-fn workspace_manifest(root: &Path, folders: &[&PathBuf]) -> Result<String> {
+fn workspace_manifest(root: &Path, crates: &[(PathBuf, String)]) -> Result<String> {
     let path = root.join("Cargo.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("reading `{}`", path.display()))?;
     let mut table: toml::Table = text.parse().with_context(|| format!("reading `{}`", path.display()))?;
-    let members = folders.iter().map(|folder| toml::Value::String(folder.display().to_string())).collect();
+    let members = crates.iter().map(|(folder, _)| toml::Value::String(folder.display().to_string()));
     let Some(toml::Value::Table(workspace)) = table.get_mut("workspace") else {
         bail!("`{}` has no `[workspace]`", path.display());
     };
-    workspace.insert("members".into(), toml::Value::Array(members));
+    workspace.insert("members".into(), toml::Value::Array(members.collect()));
     if let Some(toml::Value::Table(dependencies)) = workspace.get_mut("dependencies") {
-        let elsewhere = |value: &toml::Value| {
-            let path = value.get("path").and_then(toml::Value::as_str);
-            path.is_some_and(|path| !folders.iter().any(|folder| folder.as_path() == Path::new(path)))
-        };
-        dependencies.retain(|_, value| !elsewhere(value));
+        let used = crates.iter().map(|(_, text)| dependency_names(text)).collect::<Result<Vec<_>>>()?;
+        dependencies.retain(|name, _| used.iter().any(|used| used.contains(name)));
     }
     table.remove("profile").map_or(Ok(()), |profile| {
         let release = profile.get("release").cloned();
@@ -159,6 +156,13 @@ fn workspace_manifest(root: &Path, folders: &[&PathBuf]) -> Result<String> {
         Ok::<_, anyhow::Error>(())
     })?;
     Ok(toml::to_string(&table)?)
+}
+
+/// The names of what a crate's manifest depends on.
+fn dependency_names(manifest: &str) -> Result<BTreeSet<String>> {
+    let table: toml::Table = manifest.parse()?;
+    let tables = ["dependencies", "build-dependencies"].iter().filter_map(|key| table.get(*key)?.as_table());
+    Ok(tables.flat_map(toml::Table::keys).cloned().collect())
 }
 
 fn manifest(root: &Path, folder: &Path) -> Result<(PathBuf, String)> {
