@@ -30,9 +30,18 @@ impl Card {
     }
 
     /// Asks until there is an answer, or patience ends.
-    pub fn wait_for<T>(&self, mut ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    pub fn wait_for<T>(&self, ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+        self.wait_at_most(self.patience, ask)
+    }
+
+    /// Asks until there is an answer, or so much time has passed, or patience ends.
+    pub fn wait_at_most<T>(
+        &self,
+        most: Duration,
+        mut ask: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         const PAUSE: Duration = Duration::from_millis(50);
-        let end = Instant::now() + self.patience;
+        let end = Instant::now() + most.min(self.patience);
         loop {
             if let Some(answer) = ask()? {
                 return Ok(Some(answer));

@@ -367,12 +367,16 @@ impl<'a> Boot<'a> {
 }
 
 /// One gRPC health call (grpc.health.v1) to the agent.
+/// How long an answer may take. QEMU's user network takes a call before the card can, and leaves it
+/// hanging: only a new one gets through.
+const ANSWER: Duration = Duration::from_secs(1);
+
 fn health(port: u16) -> Result<ServingStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?
-            .connect_timeout(Duration::from_secs(2))
-            .timeout(Duration::from_secs(3));
+            .connect_timeout(ANSWER)
+            .timeout(ANSWER);
         let mut client = HealthClient::new(endpoint.connect().await?);
         let response = client.check(HealthCheckRequest { service: String::new() }).await?;
         Ok(response.into_inner().status())

@@ -3,6 +3,7 @@
 //! The group is how the firewall knows the link; interfaces' names come and go.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
@@ -20,7 +21,8 @@ pub fn apply(card: &Card, report: &mut Report) -> Result<()> {
     report.found(format!("the link is `{name}` (`{}`)", device.address));
     set_group(card, &device, &name, report)?;
     bring_up(card, &device, &name, report)?;
-    set_address(card, &name, report)
+    set_address(card, &name, report)?;
+    negotiate(card, &device, &name, report)
 }
 
 pub fn check(card: &Card, report: &mut Report) -> Result<()> {
@@ -86,6 +88,24 @@ fn bring_up(card: &Card, device: &Device, name: &str, report: &mut Report) -> Re
     }
     card.programs.run("ip", &["link", "set", "dev", name, "up"])?;
     report.did(format!("brought up `{name}`"));
+    Ok(())
+}
+
+/// Lets a link negotiate anew that stays without a carrier. One of igb's VFs that misses its PF's word
+/// that there is a link asks again after ten seconds only (`igbvf_has_link` in the kernel's
+/// drivers/net/ethernet/intel/igbvf/netdev.c), and at once when told to. Where the host is not up, or
+/// the driver can't, nothing changes.
+fn negotiate(card: &Card, device: &Device, name: &str, report: &mut Report) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_millis(800);
+    let path = device.path(&format!("net/{name}/carrier"));
+    let carrier = || Ok(card.tree.read_if(&path)?.filter(|text| text != "0").map(drop));
+    if !card.tree.exists(&path) || card.wait_at_most(PATIENCE, carrier)?.is_some() {
+        return Ok(());
+    }
+    match card.programs.run("ethtool", &["--negotiate", name]) {
+        Ok(()) => report.did(format!("let `{name}` negotiate its link anew")),
+        Err(error) => tracing::debug!("`{name}` has no carrier: {error:#}"),
+    }
     Ok(())
 }
 
@@ -155,6 +175,19 @@ mod tests {
             ]
         );
         assert!(check(&fake.card(), link()).is_good());
+    }
+
+    #[test]
+    fn a_link_without_a_carrier_negotiates_anew() {
+        for (carrier, ran) in [("0\n", true), ("1\n", false)] {
+            let fake = fake::cn106();
+            let device = super::find(&fake.card()).unwrap();
+            fake.idle("ethtool");
+            fake.file(&device.path("net/sdp1/carrier"), carrier);
+            let record = run(&fake.card(), link());
+            assert_eq!(record.state, State::Good, "{}", record.text());
+            assert_eq!(fake.ran().contains(&"ethtool --negotiate sdp1".to_owned()), ran);
+        }
     }
 
     #[test]

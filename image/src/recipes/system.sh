@@ -1,6 +1,6 @@
 # The read-only file system with its verity tree behind it.
 # SALT and UUID are fixed by what the root is made of; JOBS is the number of threads.
-sqfstar -quiet -no-progress -comp zstd -Xcompression-level 15 -b 128K -no-hardlinks \
+sqfstar -quiet -no-progress -comp zstd -Xcompression-level 9 -b 512K -no-hardlinks \
     -processors "$JOBS" root.img </in/root.tar
 # dm-verity counts in blocks of 4096 bytes.
 size=$(stat -c %s root.img)
