@@ -67,6 +67,8 @@ pub struct Root {
     pub packages: String,
     /// A component of source `local`: the agent.
     pub agent: String,
+    /// A component of source `deb`: what mmdebstrap needs beside the root's packages to install them.
+    pub oracle: String,
     /// Folders laid over the root, in this order, relative to the checkout.
     pub overlays: Vec<PathBuf>,
     /// The host name until the set-up learns the host's.

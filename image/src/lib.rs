@@ -14,6 +14,7 @@ pub mod kconfig;
 pub mod load;
 pub mod lock;
 pub mod mirrors;
+pub mod oracle;
 pub mod project;
 pub mod recipes;
 pub mod root;

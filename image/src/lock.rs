@@ -338,6 +338,7 @@ impl<'a> Scope<'a> {
             &tools.rust,
             &board.kernel.source,
             &board.root.packages,
+            &board.root.oracle,
             &board.root.agent,
         ];
         let components = names.into_iter().chain(emulator).filter_map(|name| config.components.get(name));

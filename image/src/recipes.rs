@@ -66,14 +66,14 @@ pub fn graph(sources: &Sources) -> Result<Graph<'_>> {
 }
 
 impl Sources {
-    fn deb(&self, component: &str) -> Result<&DebSource> {
+    pub(crate) fn deb(&self, component: &str) -> Result<&DebSource> {
         match self.config.components.get(component).map(|component| &component.source) {
             Some(Source::Deb(source)) => Ok(source),
             _ => anyhow::bail!("`{component}` is not a component of Debian packages"),
         }
     }
 
-    fn packages(&self, component: &str) -> Result<&[LockedPackage]> {
+    pub(crate) fn packages(&self, component: &str) -> Result<&[LockedPackage]> {
         let locked = self.lock.components.get(component);
         Ok(&locked.with_context(|| format!("the lock has no component `{component}`"))?.packages)
     }

@@ -230,9 +230,9 @@ fn errors_of_all_files_are_shown_at_once() {
     insta::assert_snapshot!(checkout.problems(), @r#"
     the declarations of the image have 5 errors
 
-    image/boards/base.toml:16:13: there is no folder `rootfs-overlai` in the checkout
+    image/boards/base.toml:18:13: there is no folder `rootfs-overlai` in the checkout
         |
-     16 | overlays = ["rootfs-overlai"]
+     18 | overlays = ["rootfs-overlai"]
         |             ^^^^^^^^^^^^^^^^ `root.overlays`
       hint: did you mean `rootfs-overlay`?
 
@@ -319,36 +319,36 @@ vfs = 0
     insta::assert_snapshot!(checkout.problems(), @r#"
     the declarations of the image have 7 errors
 
-    image/boards/base.toml:26:8: `of` is not known here
+    image/boards/base.toml:28:8: `of` is not known here
         |
-     26 | swap = "of"
+     28 | swap = "of"
         |        ^^^^ `setup.swap`
       hint: did you mean `off`?
 
-    image/boards/base.toml:28:1: unknown key `totel`
+    image/boards/base.toml:30:1: unknown key `totel`
         |
-     28 | totel = "256MB"
+     30 | totel = "256MB"
         | ^^^^^ `setup.huge-pages.totel`
       hint: did you mean `total`?
 
-    image/boards/base.toml:29:19: `1GB` is not a size: write a number and KiB, MiB, GiB or TiB, as `32MiB`
+    image/boards/base.toml:31:19: `1GB` is not a size: write a number and KiB, MiB, GiB or TiB, as `32MiB`
         |
-     29 | sizes = ["32MiB", "1GB"]
+     31 | sizes = ["32MiB", "1GB"]
         |                   ^^^^^ `setup.huge-pages.sizes[1]`
 
-    image/boards/base.toml:32:6: `8086-10ca` is not a PCI id: write vendor and device as `177d:a080`
+    image/boards/base.toml:34:6: `8086-10ca` is not a PCI id: write vendor and device as `177d:a080`
         |
-     32 | id = "8086-10ca"
+     34 | id = "8086-10ca"
         |      ^^^^^^^^^^^ `setup.link.id`
 
-    image/boards/base.toml:34:1: the table lacks `name`
+    image/boards/base.toml:36:1: the table lacks `name`
         |
-     34 | [[setup.vfio]]
+     36 | [[setup.vfio]]
         | ^^^^^^^^^^^^^^ `setup.vfio[0]`
 
-    image/boards/base.toml:38:7: the number 0 is not a number from 1 to 65535
+    image/boards/base.toml:40:7: the number 0 is not a number from 1 to 65535
         |
-     38 | vfs = 0
+     40 | vfs = 0
         |       ^ `setup.sriov[0].vfs`
 
     image/boards/board.toml:39:1: unknown key `swop`
@@ -590,10 +590,10 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
         image/suites.toml:3:12: `mirrors.edge.kernel.org` is not the address of an archive
         hint: write it as `https://host/path`
     ["rootfs-overlay"] -> ["/rootfs-overlay"]
-        image/boards/base.toml:16:13: `/rootfs-overlay` is not a relative path
+        image/boards/base.toml:18:13: `/rootfs-overlay` is not a relative path
         hint: did you mean `rootfs-overlay`?
     ["rootfs-overlay"] -> ["../rootfs-overlay"]
-        image/boards/base.toml:16:13: `../rootfs-overlay` is not a relative path
+        image/boards/base.toml:18:13: `../rootfs-overlay` is not a relative path
         hint: write it as `usr/bin/sh`: without `.`, `..`, `//` or a slash at its ends
     path = "agent" -> path = "rootfs-overlay"
         image/components/agent.toml:7:8: the folder `rootfs-overlay` holds no crate: there is no `rootfs-overlay/Cargo.toml`
@@ -627,13 +627,13 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
         image/components/shell.toml:7:16: there is no architecture `arm`
         hint: there is: `amd64`, `arm64`
     hostname = "dpu" -> hostname = "DPU"
-        image/boards/base.toml:18:12: `DPU` is not a host name
+        image/boards/base.toml:20:12: `DPU` is not a host name
         hint: it has lower-case letters, digits and hyphens, at most 64, and a hyphen at neither end
     tcp/10250 -> 10250/tcp
-        image/boards/base.toml:23:9: `10250/tcp` is not what a firewall can open
+        image/boards/base.toml:25:9: `10250/tcp` is not what a firewall can open
         hint: did you mean `tcp/10250`?
     tcp/10250 -> tcp/70000
-        image/boards/base.toml:23:9: `tcp/70000` is not what a firewall can open
+        image/boards/base.toml:25:9: `tcp/70000` is not what a firewall can open
         hint: ports are from 1 to 65535
     tcp/9962-9964 -> tcp/9964-9962
         image/boards/board.toml:9:9: `tcp/9964-9962` is not what a firewall can open

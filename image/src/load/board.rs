@@ -251,6 +251,7 @@ fn file(name: &str, all: &BTreeSet<String>, path: &str) -> Result<String, Wrong>
 }
 
 fn root(root: Section<'_, '_>, names: &Names<'_>) -> Option<Root> {
+    let oracle = root.text("oracle", |name| packages(name, "arm64", names));
     let packages = root.text("packages", |name| packages(name, "arm64", names));
     let agent = root.text("agent", |name| program(name, names));
     let overlays = root.list("overlays", |path| exists(names.root, path, "folder"));
@@ -261,7 +262,13 @@ fn root(root: Section<'_, '_>, names: &Names<'_>) -> Option<Root> {
         component::clashes(ours, theirs, &mut |problem| root.reader().say(problem));
         component::clashes(theirs, ours, &mut |problem| root.reader().say(problem));
     }
-    Some(Root { packages: packages?, agent: agent?, overlays: overlays?, hostname: hostname? })
+    Some(Root {
+        packages: packages?,
+        agent: agent?,
+        oracle: oracle?,
+        overlays: overlays?,
+        hostname: hostname?,
+    })
 }
 
 fn disk(disk: Section<'_, '_>) -> Option<Disk> {

@@ -62,12 +62,21 @@ fn image(common: &Common, runs: u16) -> Result<ExitCode> {
     }
     let project = common.open(&ui, &Image::default())?;
     crate::command::image::run(common, &Image::default())?;
+    let composed = table.median("  of it: composing the root");
+    let against = if let Some(reason) = dpukit_image::oracle::hindrance("arm64") {
+        format!("not measured against mmdebstrap: {reason}")
+    } else {
+        ui.notice("mmdebstrap on the same packages");
+        let took = dpukit_image::oracle::run(&project)?.took.as_secs_f64();
+        format!("mmdebstrap on the same packages: {took:.0} s, {:.0} times as long", took / composed)
+    };
     for _ in 0..runs {
         let report = check_image(common, &ui, &project, emulator(&project)?)?;
         let after = report.healthy_after.context("the image does not boot")?;
         table.add("emulated boot, U-Boot to agent healthy", after.as_secs_f64());
     }
     println!("{}", table.text());
+    println!("{against}");
     println!("peak memory of the builder: {}", bytes(peak_memory));
     let folder = bundle::folder(&common.root(), &common.board);
     println!("kernel Image: {}", bytes(folder.join("Image").metadata()?.len()));
@@ -150,6 +159,15 @@ impl Table {
             Some((_, figures)) => figures.push(seconds),
             None => self.rows.push((name.to_owned(), vec![seconds])),
         }
+    }
+
+    fn median(&self, name: &str) -> f64 {
+        let row = self.rows.iter().find(|(row, _)| row == name);
+        row.map_or(0.0, |(_, figures)| {
+            let mut sorted = figures.clone();
+            sorted.sort_by(f64::total_cmp);
+            sorted[sorted.len() / 2]
+        })
     }
 
     fn text(&self) -> String {
