@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Mutex, mpsc};
 use std::time::Instant;
@@ -12,7 +13,8 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use crate::hash::Hash;
-use crate::store::{Input, LastBuild, Recipe, Store, Workplace};
+use crate::hint::Hint;
+use crate::store::{self, Input, LastBuild, Recipe, Store, Workplace};
 
 type Run<'a> = Box<dyn Fn(&Room<'_>) -> Result<()> + Send + Sync + 'a>;
 
@@ -204,6 +206,8 @@ impl<'a> Graph<'a> {
                 .with_context(|| format!("opening the log `{}`", place.log.display()))?;
             (step.run)(&Room { place, jobs, graph: self, store, step: name, watch })
         });
+        let made = made
+            .map_err(|error| if is_full(&error) { error.context(Hint(store::space_hint())) } else { error });
         let built = made.with_context(|| format!("step `{name}` failed")).inspect_err(|_| {
             watch.event(Event::Failed { step: name, log: store.log(&entry) });
         })?;
@@ -303,6 +307,15 @@ fn why_into(
     }
     let gone = old.inputs.keys().filter(|name| !new.inputs.contains_key(*name));
     reasons.extend(gone.map(|name| format!("{step}: `{name}` is gone")));
+}
+
+/// Whether a disk is full somewhere below an error.
+fn is_full(error: &anyhow::Error) -> bool {
+    let is_full = |cause: &(dyn std::error::Error + 'static)| {
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    };
+    error.chain().any(is_full)
 }
 
 #[cfg(test)]

@@ -314,7 +314,8 @@ impl Store {
     }
 }
 
-fn space_hint() -> String {
+/// What to do about a full disk.
+pub fn space_hint() -> String {
     "`cargo xtask store gc` frees what no build needs; `DPUKIT_CACHE` moves the store".into()
 }
 

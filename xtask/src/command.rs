@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod boot;
 pub mod clean;
+mod copy;
 pub mod doctor;
 pub mod image;
 pub mod kernel;

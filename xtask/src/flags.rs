@@ -107,9 +107,22 @@ pub struct Boot {
 
 #[derive(Debug, Args)]
 pub struct Test {
-    /// Leave out what boots the image.
-    #[arg(long)]
-    pub no_boot: bool,
+    /// Run these checks alone.
+    #[arg(long, value_enum, value_name = "PART")]
+    pub only: Option<Part>,
+}
+
+/// A part of the checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Formatting, lints, and the tests of every crate.
+    Sources,
+    /// Whole builds that are killed, run twice at once, have no root, a full disk, a read-only cache.
+    Builds,
+    /// The root against what mmdebstrap makes of the same packages.
+    Root,
+    /// The image in an emulated card, and one with a wrong byte.
+    Boot,
 }
 
 #[derive(Debug, Args)]

@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use dpukit_image::bundle;
-use xshell::{Shell, cmd};
 
 use crate::command::boot::{check_image, emulator};
+use crate::command::copy::copy_checkout;
 use crate::flags::{Bench, Common, Image};
 use crate::ui::{Ui, bytes};
 
@@ -94,24 +94,6 @@ fn root_bytes(folder: &Path) -> Result<u64> {
         std::iter::successors(Some(blocks.div_ceil(128)), |level| (*level > 1).then(|| level.div_ceil(128)))
             .sum();
     Ok((blocks + tree + 1) * 4096)
-}
-
-/// The files that git knows, as they are now.
-fn copy_checkout(from: &Path, to: &Path) -> Result<()> {
-    let shell = Shell::new()?;
-    shell.change_dir(from);
-    let files = cmd!(shell, "git ls-files --cached --others --exclude-standard").quiet().read()?;
-    for file in files.lines().filter(|file| from.join(file).symlink_metadata().is_ok()) {
-        let target = to.join(file);
-        fs::create_dir_all(target.parent().unwrap_or(to))?;
-        let source = from.join(file);
-        if source.is_symlink() {
-            std::os::unix::fs::symlink(fs::read_link(&source)?, &target)?;
-        } else {
-            fs::copy(&source, &target).with_context(|| format!("copying `{file}`"))?;
-        }
-    }
-    Ok(())
 }
 
 struct Bencher {

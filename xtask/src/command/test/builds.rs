@@ -1,0 +1,200 @@
+//! Whole builds under bad conditions: killed, two at once, without root, on a full and on a read-only disk.
+//!
+//! Each runs the real `image` on a copy of the checkout, with a cache of its own that borrows the
+//! downloads and the tools of the user's; the root and what comes after it are built anew.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use dpukit_image::hash::Hash;
+use dpukit_image::project::Project;
+use dpukit_image::recipes::{self, IMAGE, ROOT, SYSTEM};
+use dpukit_image::store::{LastBuild, Store};
+
+use crate::command::copy::copy_checkout;
+use crate::ui::Ui;
+
+/// The steps that are built anew; `boot` has no name of its own elsewhere.
+const ANEW: [&str; 4] = [ROOT, SYSTEM, "boot", IMAGE];
+/// How many builds are killed one after the other.
+const KILLS: u32 = 5;
+/// Within so much time of its start a build is killed; a whole one takes about twice as long.
+const KILL_WITHIN: Duration = Duration::from_secs(5);
+
+pub fn run(ui: &Ui, project: &Project) -> Result<()> {
+    let folder = tempfile::tempdir().context("making a folder for builds")?;
+    let place = Place::new(project, folder.path())?;
+    ui.notice("a build on a full disk, and on a read-only one");
+    place.disk_is_full()?;
+    place.cache_is_read_only()?;
+    ui.notice("builds that are killed");
+    place.killed(ui)?;
+    ui.notice("a build without root");
+    place.forget()?;
+    succeed(place.unshared(&["--map-user=1000", "--map-group=1000"], "exec \"$@\""))?;
+    place.is_the_same().context("built without root")?;
+    ui.notice("two builds at once");
+    place.two_at_once()
+}
+
+struct Place<'a> {
+    project: &'a Project,
+    recipes: LastBuild,
+    root: PathBuf,
+    cache: PathBuf,
+}
+
+impl<'a> Place<'a> {
+    fn new(project: &'a Project, folder: &Path) -> Result<Self> {
+        let place = Self {
+            project,
+            recipes: recipes::graph(&project.sources)?.recipes(),
+            root: folder.join("checkout"),
+            cache: folder.join("cache"),
+        };
+        fs::create_dir_all(&place.root)?;
+        copy_checkout(&project.sources.config.root, &place.root)?;
+        let store = Store::open(&place.cache)?;
+        let theirs = project.store.cache();
+        symlink(theirs.join("downloads"), place.cache.join("downloads"))?;
+        for (step, recipe) in &place.recipes {
+            let entry = theirs.join("store").join(recipe.entry());
+            if !ANEW.contains(&step.as_str()) && entry.exists() {
+                symlink(entry, store.cache().join("store").join(recipe.entry()))?;
+            }
+        }
+        Ok(place)
+    }
+
+    /// `image` on the copy, told in JSON.
+    fn image(&self) -> Result<Command> {
+        Ok(self.with_arguments(Command::new(std::env::current_exe()?)))
+    }
+
+    fn with_arguments(&self, mut command: Command) -> Command {
+        let board = &self.project.sources.config.board.name;
+        command.args(["image", "--offline", "--message-format", "json", "--board", board]);
+        command.arg("--root").arg(&self.root).env("DPUKIT_CACHE", &self.cache);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// `image` in a user namespace of its own, behind a line of shell that gets it as `$@`.
+    fn unshared(&self, arguments: &[&str], script: &str) -> Result<Command> {
+        let mut command = Command::new("unshare");
+        command.arg("--user").args(arguments).args(["sh", "-ec", script, "sh"]);
+        command.arg(std::env::current_exe()?);
+        Ok(self.with_arguments(command))
+    }
+
+    /// Forgets what was built anew.
+    fn forget(&self) -> Result<()> {
+        let store = Store::open(&self.cache)?;
+        ANEW.iter().try_for_each(|step| store.remove(&self.recipes[*step].entry()))
+    }
+
+    /// What was built must be, to the byte, what the user's own checkout and cache made.
+    fn is_the_same(&self) -> Result<()> {
+        let store = Store::open(&self.cache)?;
+        for step in ANEW {
+            let entry = self.recipes[step].entry();
+            let (ours, theirs) = (store.meta(&entry)?.content, self.project.store.meta(&entry)?.content);
+            ensure!(
+                ours == theirs,
+                "step `{step}` has another content in another place: {ours}, not {theirs}"
+            );
+        }
+        Ok(())
+    }
+
+    fn disk_is_full(&self) -> Result<()> {
+        let work = self.cache.join("work");
+        let script = format!("mount -t tmpfs -o size=64m tmpfs '{}'; exec \"$@\"", work.display());
+        let command = self.unshared(&["--map-root-user", "--mount"], &script);
+        fail(command, &["No space left on device", "hint:", "DPUKIT_CACHE"])
+    }
+
+    fn cache_is_read_only(&self) -> Result<()> {
+        let cache = self.cache.display();
+        let script =
+            format!("mount --bind '{cache}' '{cache}'; mount -o remount,bind,ro '{cache}'; exec \"$@\"");
+        let command = self.unshared(&["--map-root-user", "--mount"], &script);
+        fail(command, &["Read-only file system", &self.cache.to_string_lossy()])
+    }
+
+    /// Kills builds at moments that the last commit's hash chooses, then builds to the end.
+    fn killed(&self, ui: &Ui) -> Result<()> {
+        let mut inside = 0;
+        for kill in 0..KILLS {
+            let mut child = self.image()?.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+            let seed = Hash::of(format!("{} {kill}", self.recipes[IMAGE].entry()));
+            std::thread::sleep(KILL_WITHIN.mul_f64(fraction(&seed)));
+            inside += u32::from(child.try_wait()?.is_none());
+            // Only the builder itself: what it started must not outlive it.
+            child.kill()?;
+            child.wait()?;
+        }
+        ensure!(inside > 0, "no build was still running when it was killed");
+        succeed(self.image())?;
+        self.is_the_same().context("built after kills")?;
+        let left: Vec<_> = fs::read_dir(self.cache.join("work"))?.filter_map(Result::ok).collect();
+        ensure!(left.is_empty(), "killed builds left {left:?}, and the next did not take it away");
+        ui.notice(&format!("{inside} of {KILLS} were killed at work; the next build did the rest"));
+        Ok(())
+    }
+
+    fn two_at_once(&self) -> Result<()> {
+        self.forget()?;
+        let start = Instant::now();
+        let children = [self.image()?.spawn()?, self.image()?.spawn()?];
+        let mut built = BTreeMap::<String, u32>::new();
+        for output in children.map(Child::wait_with_output) {
+            let output = output?;
+            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            for line in String::from_utf8_lossy(&output.stdout).lines() {
+                let event: serde_json::Value = serde_json::from_str(line)?;
+                if event["event"] == "finished" && event["built"] == true {
+                    *built.entry(event["step"].as_str().unwrap_or_default().to_owned()).or_default() += 1;
+                }
+            }
+        }
+        for step in ANEW {
+            let times = built.get(step).copied().unwrap_or_default();
+            if times != 1 {
+                bail!("step `{step}` was built {times} times by two builds, after {:?}", start.elapsed());
+            }
+        }
+        self.is_the_same().context("built by two at once")
+    }
+}
+
+fn succeed(command: Result<Command>) -> Result<Output> {
+    let output = command?.output().context("starting a build")?;
+    ensure!(output.status.success(), "a build failed:\n{}", String::from_utf8_lossy(&output.stderr));
+    Ok(output)
+}
+
+/// The build must fail, and its error must hold `words`.
+fn fail(command: Result<Command>, words: &[&str]) -> Result<()> {
+    let output = command?.output().context("starting a build")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(1),
+        "a build that must fail ended with {}:\n{errors}",
+        output.status
+    );
+    let missing: Vec<_> = words.iter().filter(|word| !errors.contains(**word)).collect();
+    ensure!(missing.is_empty(), "the error does not hold {missing:?}:\n{errors}");
+    Ok(())
+}
+
+/// A number from 0 to 1 out of a hash's first digits.
+fn fraction(seed: &Hash) -> f64 {
+    u16::from_str_radix(&seed.to_string()[..4], 16)
+        .map_or(0.5, |number| f64::from(number) / f64::from(u16::MAX))
+}
