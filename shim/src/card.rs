@@ -186,6 +186,11 @@ async fn attempt<Q: Clone, A>(
     *asked = true;
     match timeout(left, call(channel, request)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
+        // Its own clock may be the first to say so.
+        Ok(Err(_)) if deadline.is_over() => {
+            *kept = None;
+            Err(Failure { reason: anyhow!("no answer in {left:.1?}"), is_final: false })
+        }
         Ok(Err(status)) => {
             let is_final = !is_passing(status.code());
             *kept = None;

@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
+
 /// A moment by which something has to be done.
 #[derive(Debug, Clone, Copy)]
 pub struct Deadline {
@@ -47,7 +49,7 @@ impl Deadline {
 
     /// Asks `look` again and again, with growing pauses, until it has something or time is over; it is
     /// asked at least once.
-    pub fn wait_for<T, E>(self, mut look: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
+    pub fn wait_for<T>(self, mut look: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
         const LONGEST: Duration = Duration::from_millis(20);
         let mut pause = Duration::from_micros(500);
         loop {
@@ -65,8 +67,6 @@ impl Deadline {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
-
     use super::*;
 
     #[test]
@@ -85,9 +85,9 @@ mod tests {
         let over = Deadline::after(Instant::now(), Duration::ZERO);
         let found = over.wait_for(|| {
             asked += 1;
-            Ok::<_, Infallible>(None::<()>)
+            Ok(None::<()>)
         });
-        assert_eq!((found, asked), (Ok(None), 1));
+        assert_eq!((found.unwrap(), asked), (None, 1));
     }
 
     #[test]
@@ -95,8 +95,8 @@ mod tests {
         let mut left = 3;
         let found = Deadline::after(Instant::now(), Duration::from_mins(1)).wait_for(|| {
             left -= 1;
-            Ok::<_, Infallible>((left == 0).then_some("here"))
+            Ok((left == 0).then_some("here"))
         });
-        assert_eq!(found, Ok(Some("here")));
+        assert_eq!(found.unwrap(), Some("here"));
     }
 }

@@ -53,7 +53,7 @@ pub fn hand_over(
         for hop in &setting.hops {
             inside.add_hop(link.index, *hop)?;
         }
-        let link = wait_for_carrier(&mut inside, link, deadline)?;
+        let link = wait_for_carrier(&mut inside, name, deadline)?;
         let addresses: Vec<IpAddr> = setting.addresses.iter().map(|address| address.address()).collect();
         if let Err(error) = announce(name, claim.before.mac, &addresses) {
             // The neighbours find out by themselves, only later.
@@ -74,13 +74,18 @@ fn prepare_ipv6(name: &str) -> Result<()> {
 }
 
 /// Waits a little for the cable: what is sent before is lost.
-fn wait_for_carrier(inside: &mut Netlink, link: Link, deadline: Deadline) -> Result<Link> {
+fn wait_for_carrier(inside: &mut Netlink, name: &str, deadline: Deadline) -> Result<Link> {
     const PATIENCE: Duration = Duration::from_millis(250);
-    let running = deadline
-        .at_most(PATIENCE)
-        .wait_for(|| -> Result<_> { Ok(inside.link(&link.name)?.filter(|link| link.running)) })?;
+    let mut look = || inside.link(name)?.with_context(|| format!("`{name}` has gone"));
+    let link = look()?;
+    // A cable that is in when the interface goes up carries packets at once; for one that comes later, the
+    // kernel has to take note first.
+    if link.carrier {
+        return Ok(link);
+    }
+    let running = deadline.at_most(PATIENCE).wait_for(|| Ok(Some(look()?).filter(|link| link.running)))?;
     if running.is_none() {
-        tracing::warn!(interface = link.name, "no carrier after {PATIENCE:?}, the pod starts without");
+        tracing::warn!("no carrier after {PATIENCE:?}, the pod starts without");
     }
     Ok(running.unwrap_or(link))
 }
@@ -95,7 +100,7 @@ pub fn bring_back(host: &mut Host, claim: &Claim, deadline: Deadline) -> Result<
     let fetched = fetch(host, claim);
     // A namespace that has just ended gives its interfaces back a moment later.
     let patience = if fetched.is_ok() { deadline } else { deadline.at_most(Duration::ZERO) };
-    let link = patience.wait_for(|| -> Result<_> {
+    let link = patience.wait_for(|| {
         Ok(match host.interface(vf)? {
             None if !vf.exists(&host.files) => Some(None),
             link => link.map(Some),
@@ -133,11 +138,15 @@ fn fetch(host: &Host, claim: &Claim) -> Result<()> {
 
 /// The claim's interface among those of a namespace.
 pub fn find(inside: &mut Netlink, claim: &Claim) -> Result<Option<Link>> {
-    let ours = |link: &Link| match &link.device {
-        Some(device) => *device == claim.vf.address,
-        None => link.mac == Some(claim.before.mac) && link.name == claim.attachment.interface,
-    };
-    Ok(inside.links()?.into_iter().find(ours))
+    let links = inside.links()?;
+    // Where the kernel does not tell the device, the address does, or else the name: a pod may change both.
+    let untold = |link: &&Link| link.device.is_none();
+    let found = links
+        .iter()
+        .find(|link| link.device.as_ref() == Some(&claim.vf.address))
+        .or_else(|| links.iter().filter(untold).find(|link| link.mac == Some(claim.before.mac)))
+        .or_else(|| links.iter().filter(untold).find(|link| link.name == claim.attachment.interface));
+    Ok(found.cloned())
 }
 
 /// Makes an interface what it was; only what differs is touched, for drivers refuse some changes.

@@ -115,14 +115,14 @@ fn talk(child: &mut Child, input: &[u8], deadline: Deadline) -> Result<(ExitStat
         let mut out = Vec::new();
         stdout.read_to_end(&mut out).map(|_| out)
     });
-    let status = deadline.wait_for(|| child.try_wait())?;
+    let status = deadline.wait_for(|| Ok(child.try_wait()?))?;
     let Some(status) = status else {
         let _ = child.kill();
         let _ = child.wait();
         bail!("no answer in {:.1?}", deadline.whole());
     };
     // A child of its own may hold the pipe open for longer than it lives.
-    let out = deadline.wait_for(|| Ok::<_, anyhow::Error>(reader.is_finished().then_some(())))?;
+    let out = deadline.wait_for(|| Ok(reader.is_finished().then_some(())))?;
     if out.is_none() {
         bail!("it ended, and something holds its output open");
     }

@@ -36,7 +36,6 @@ pub fn run(start: Instant, root: &str) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            tracing::error!("{error:#}");
             let version = version.and_then(|version| Version::parse(&version).ok());
             let report = Report::new(&error, version.unwrap_or(Version::NEWEST));
             say(&serde_json::to_string(&report).unwrap_or_default());
@@ -62,6 +61,11 @@ fn answer(start: Instant, root: &str, call: &Invocation, text: &str) -> Result<S
     let _span = span.enter();
     let deadline = config.as_ref().map_or(config::DEADLINE, |config| config.deadline);
     let deadline = Deadline::after(start, deadline);
+    let answer = serve(files, call, config, deadline);
+    answer.inspect_err(|error| tracing::error!("{error:#}"))
+}
+
+fn serve(files: Files, call: &Invocation, config: Result<Config>, deadline: Deadline) -> Result<String> {
     let mut host = Host::open(files)?;
     if call.command == Command::Del {
         if let Err(error) = &config {

@@ -111,7 +111,7 @@ impl<'a> Undo<'a> {
 
     fn tell_card(&mut self, config: &Config, claim: &Claim, deadline: Deadline) -> Result<()> {
         // A tombstone takes care of an agent that is away for longer.
-        let deadline = deadline.at_most(deadline.whole() * 2 / 5);
+        let deadline = deadline.part(95).at_most(deadline.whole() * 2 / 5);
         self.cards.of(&config.agent)?.del(&messages::del(claim), deadline)
     }
 }

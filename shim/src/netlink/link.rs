@@ -22,7 +22,9 @@ pub struct Link {
     pub mtu: u32,
     /// Whether it is to be up.
     pub up: bool,
-    /// Whether it is up, and its cable is in.
+    /// Whether its cable is in.
+    pub carrier: bool,
+    /// Whether the kernel has taken note of that, and lets packets through.
     pub running: bool,
     /// The device that it belongs to, by its PCI address; none for virtual ones, and on kernels before
     /// 5.14.
@@ -89,7 +91,8 @@ fn link(message: RouteNetlinkMessage) -> Option<Link> {
         mac: None,
         mtu: 0,
         up: flags.contains(LinkFlags::Up),
-        running: flags.contains(LinkFlags::Running | LinkFlags::LowerUp),
+        carrier: flags.contains(LinkFlags::LowerUp),
+        running: flags.contains(LinkFlags::LowerUp | LinkFlags::Running),
         device: None,
     };
     for attribute in message.attributes {
