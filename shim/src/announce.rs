@@ -91,7 +91,7 @@ mod tests {
     const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
 
     fn hex(octets: &[u8]) -> String {
-        octets.iter().map(|octet| format!("{octet:02x}")).collect()
+        octets.iter().fold(String::new(), |text, octet| format!("{text}{octet:02x}"))
     }
 
     #[test]

@@ -6,6 +6,8 @@
 mod connect;
 pub mod messages;
 
+use std::error::Error;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -32,13 +34,11 @@ pub struct Cards {
 impl Cards {
     /// The agent `peer`. Nothing is sent yet.
     pub fn of(&mut self, peer: &Peer) -> Result<&mut Card> {
-        let at = match self.known.iter().position(|card| card.peer == *peer) {
-            Some(at) => at,
-            None => {
-                self.known.push(Card::new(peer.clone())?);
-                self.known.len() - 1
-            }
-        };
+        let at = self.known.iter().position(|card| card.peer == *peer);
+        let at = at.unwrap_or(self.known.len());
+        if at == self.known.len() {
+            self.known.push(Card::new(peer.clone())?);
+        }
         Ok(&mut self.known[at])
     }
 }
@@ -152,13 +152,26 @@ impl Card {
 
 /// Takes these answers for success.
 fn unless(answer: Result<()>, fine: &[tonic::Code]) -> Result<()> {
-    match answer {
-        Err(error) if error.downcast_ref::<Status>().is_some_and(|status| fine.contains(&status.code())) => {
-            Ok(())
-        }
-        answer => answer,
+    answer.or_else(|error| match error.downcast_ref::<Said>() {
+        Some(said) if fine.contains(&said.code) => Ok(()),
+        _ => Err(error),
+    })
+}
+
+/// What an agent said instead of an answer.
+#[derive(Debug)]
+struct Said {
+    code: tonic::Code,
+    text: String,
+}
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.code, self.text)
     }
 }
+
+impl Error for Said {}
 
 /// Why a try came to nothing.
 struct Failure {
@@ -194,7 +207,7 @@ async fn attempt<Q: Clone, A>(
         Ok(Err(status)) => {
             let is_final = !is_passing(status.code());
             *kept = None;
-            Err(Failure { reason: described(status), is_final })
+            Err(Failure { reason: described(&status).into(), is_final })
         }
         Err(_) => {
             *kept = None;
@@ -216,14 +229,12 @@ fn is_passing(code: tonic::Code) -> bool {
     )
 }
 
-fn described(status: Status) -> anyhow::Error {
-    let mut text = format!("{:?}: {}", status.code(), status.message());
-    let mut source = std::error::Error::source(&status);
-    while let Some(error) = source {
-        text += &format!(": {error}");
-        source = error.source();
-    }
-    anyhow::Error::new(status).context(text)
+fn described(status: &Status) -> Said {
+    let causes = std::iter::successors(status.source(), |error| (*error).source());
+    let texts = [status.message().to_owned()].into_iter().chain(causes.map(ToString::to_string));
+    let mut texts: Vec<_> = texts.filter(|text| !text.is_empty()).collect();
+    texts.dedup();
+    Said { code: status.code(), text: texts.join(": ") }
 }
 
 /// How long to wait before the next try: longer each time, and not the same for all who wait.
@@ -231,6 +242,6 @@ fn pause(tries: u32) -> Duration {
     const LONGEST: u64 = 400;
     let most = (25_u64 << tries.min(6)).min(LONGEST);
     let clock = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let spread = u64::from(clock.subsec_nanos() / 1000) ^ u64::from(std::process::id());
+    let spread = u64::from(clock.subsec_micros()) ^ u64::from(std::process::id());
     Duration::from_millis(most / 2 + spread % (most / 2))
 }

@@ -63,15 +63,12 @@ impl Network {
             gateways.extend(ip(&details.gateway)?);
         }
         let mut ends = Vec::new();
-        let addresses = match held {
-            Some(held) => {
-                gateways.extend(held.ips.iter().filter_map(|held| held.gateway));
-                held.ips.iter().map(|held| held.address.address()).collect()
-            }
-            None => {
-                let said = said.iter().map(|details| ip(&details.address));
-                said.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>()
-            }
+        let addresses = if let Some(held) = held {
+            gateways.extend(held.ips.iter().filter_map(|held| held.gateway));
+            held.ips.iter().map(|held| held.address.address()).collect()
+        } else {
+            let said = said.iter().map(|details| ip(&details.address));
+            said.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect::<Vec<_>>()
         };
         for address in addresses {
             let gateway = gateways.iter().find(|gateway| gateway.is_ipv4() == address.is_ipv4());

@@ -89,13 +89,9 @@ fn serve(files: Files, call: &Invocation, config: Result<Config>, deadline: Dead
 fn span(call: &Invocation) -> tracing::Span {
     let command = call.command.name();
     let pod = Pod::of_arguments(&call.arguments).unwrap_or_default();
-    match call.attachment() {
-        Ok(attachment) => {
-            let (container, interface) = (attachment.container.as_str(), attachment.interface.as_str());
-            tracing::info_span!("call", command, container, interface, %pod)
-        }
-        Err(_) => tracing::info_span!("call", command),
-    }
+    let Ok(attachment) = call.attachment() else { return tracing::info_span!("call", command) };
+    let (container, interface) = (attachment.container.as_str(), attachment.interface.as_str());
+    tracing::info_span!("call", command, container, interface, %pod)
 }
 
 fn json(answer: &impl Serialize) -> Result<String> {

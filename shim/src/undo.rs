@@ -129,10 +129,7 @@ fn bring_back(host: &mut Host, claim: &Claim, deadline: Deadline) -> Result<()> 
 
 /// Whether something is still to be undone, by how undoing it ended.
 fn remains(what: &str, undone: Result<()>) -> bool {
-    if let Err(error) = &undone {
-        tracing::warn!("undoing {what}: {error:#}");
-    }
-    undone.is_err()
+    undone.map_err(|error| tracing::warn!("undoing {what}: {error:#}")).is_err()
 }
 
 /// The same error for a second one who asks.
