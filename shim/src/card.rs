@@ -113,7 +113,8 @@ impl Card {
     ///
     /// # Errors
     /// [`Code::TRY_AGAIN`] where the agent could not be reached or was too busy until the deadline,
-    /// [`Code::REFUSED`] where it said no, [`Code::CONFIGURATION`] where the TLS files are no good.
+    /// [`Code::REFUSED`] where it said no, [`Code::DISTRUST`] and [`Code::CONFIGURATION`] where it is
+    /// for TLS.
     fn call<Q: Clone, A>(
         &mut self,
         name: &str,
@@ -126,26 +127,22 @@ impl Card {
         let mut calling = async || {
             loop {
                 tries += 1;
-                let error = match attempt(peer, channel, asked, request, deadline, &call).await {
+                let failure = match attempt(peer, channel, asked, request, deadline, &call).await {
                     Ok(answer) => return Ok(answer),
-                    Err(error) => error,
+                    Err(failure) => failure,
                 };
+                *channel = None;
                 let pause = pause(tries);
-                if error.is_final || pause >= deadline.left() {
-                    return Err(error);
+                if failure.code != Code::TRY_AGAIN || pause >= deadline.left() {
+                    return Err(failure);
                 }
-                tracing::debug!(call = name, tries, "the agent did not answer: {:#}", error.reason);
+                tracing::debug!(call = name, tries, "the agent did not answer: {:#}", failure.reason);
                 sleep(pause).await;
             }
         };
-        let ended = runtime.block_on(calling());
-        ended.map_err(|error| {
-            let code = if error.is_final { Code::REFUSED } else { Code::TRY_AGAIN };
+        runtime.block_on(calling()).map_err(|Failure { reason, code }| {
             let tried = if tries > 1 { format!(", {tries} times") } else { String::new() };
-            let reason =
-                error.reason.context(format!("asking the agent at {} for {name}{tried}", peer.address));
-            // What is wrong with the files was said closer to them.
-            if reason.downcast_ref::<Code>().is_some() { reason } else { reason.context(code) }
+            reason.context(format!("asking the agent at {} for {name}{tried}", peer.address)).context(code)
         })
     }
 }
@@ -165,6 +162,16 @@ struct Said {
     text: String,
 }
 
+impl Said {
+    fn of(status: &Status) -> Self {
+        let causes = std::iter::successors(status.source(), |error| (*error).source());
+        let texts = [status.message().to_owned()].into_iter().chain(causes.map(ToString::to_string));
+        let mut texts: Vec<_> = texts.filter(|text| !text.is_empty()).collect();
+        texts.dedup();
+        Self { code: status.code(), text: texts.join(": ") }
+    }
+}
+
 impl fmt::Display for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {}", self.code, self.text)
@@ -176,8 +183,8 @@ impl Error for Said {}
 /// Why a try came to nothing.
 struct Failure {
     reason: anyhow::Error,
-    /// Whether another try would end the same way.
-    is_final: bool,
+    /// What kind of failure it is; another try may help only with [`Code::TRY_AGAIN`].
+    code: Code,
 }
 
 async fn attempt<Q: Clone, A>(
@@ -199,42 +206,22 @@ async fn attempt<Q: Clone, A>(
     *asked = true;
     match timeout(left, call(channel, request)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
-        // Its own clock may be the first to say so.
-        Ok(Err(_)) if deadline.is_over() => {
-            *kept = None;
-            Err(Failure { reason: anyhow!("no answer in {left:.1?}"), is_final: false })
+        // The request's own clock may be the first to tell that it is late.
+        Ok(Err(status)) if !deadline.is_over() => {
+            let code = if is_passing(&status) { Code::TRY_AGAIN } else { Code::REFUSED };
+            Err(Failure { reason: Said::of(&status).into(), code })
         }
-        Ok(Err(status)) => {
-            let is_final = !is_passing(status.code());
-            *kept = None;
-            Err(Failure { reason: described(&status).into(), is_final })
-        }
-        Err(_) => {
-            *kept = None;
-            Err(Failure { reason: anyhow!("no answer in {left:.1?}"), is_final: false })
-        }
+        _ => Err(Failure { reason: anyhow!("no answer in {left:.1?}"), code: Code::TRY_AGAIN }),
     }
 }
 
-/// Whether trying again may help (the guide "gRPC status codes").
-fn is_passing(code: tonic::Code) -> bool {
+/// Whether trying again may help: the connection broke, or gRPC says so (its guide "Status codes").
+fn is_passing(status: &Status) -> bool {
     use tonic::Code as Grpc;
-    matches!(
-        code,
-        Grpc::Unavailable
-            | Grpc::ResourceExhausted
-            | Grpc::Aborted
-            | Grpc::DeadlineExceeded
-            | Grpc::Cancelled
-    )
-}
-
-fn described(status: &Status) -> Said {
-    let causes = std::iter::successors(status.source(), |error| (*error).source());
-    let texts = [status.message().to_owned()].into_iter().chain(causes.map(ToString::to_string));
-    let mut texts: Vec<_> = texts.filter(|text| !text.is_empty()).collect();
-    texts.dedup();
-    Said { code: status.code(), text: texts.join(": ") }
+    let is_broken = status.source().is_some();
+    let passes =
+        [Grpc::Unavailable, Grpc::ResourceExhausted, Grpc::Aborted, Grpc::DeadlineExceeded, Grpc::Cancelled];
+    is_broken || passes.contains(&status.code())
 }
 
 /// How long to wait before the next try: longer each time, and not the same for all who wait.

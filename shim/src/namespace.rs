@@ -91,35 +91,21 @@ impl AsFd for Namespace {
 }
 
 impl Place {
-    /// The namespace, if it is still there: at its path, or in the hands of a process that lives in it;
-    /// none where it is gone, or another one is at its path.
+    /// The namespace, if it is still at its path; none where it is gone, or another one is there.
+    ///
+    /// It is not looked for elsewhere: the kernel gives a namespace's number to another one as soon as it
+    /// is free, so that only number and path together name one.
     pub fn open(&self, files: &Files) -> Result<Option<Namespace>> {
         if boot(files)? != self.boot {
             return Ok(None);
         }
-        if let Some(namespace) = self.open_at(&self.path)? {
-            return Ok(Some(namespace));
-        }
-        // The runtime may have taken its file away while processes of the pod still run.
-        let processes = Files::below("/").names("/proc")?;
-        let numbered = processes.iter().filter(|name| name.bytes().all(|digit| digit.is_ascii_digit()));
-        for process in numbered {
-            if let Ok(Some(namespace)) = self.open_at(&Path::new("/proc").join(process).join("ns/net")) {
-                return Ok(Some(namespace));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Whether the path leads to this namespace.
-    fn open_at(&self, path: &Path) -> Result<Option<Namespace>> {
         // Opening a file of another kind could block, or do something.
-        match fs::metadata(path) {
+        match fs::metadata(&self.path) {
             Ok(meta) if (meta.dev(), meta.ino()) != (self.device, self.inode) => return Ok(None),
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             _ => {}
         }
-        let opened = Namespace::open(path)?;
+        let opened = Namespace::open(&self.path)?;
         Ok(Some(opened).filter(|opened| (opened.device, opened.inode) == (self.device, self.inode)))
     }
 }
@@ -146,16 +132,19 @@ mod tests {
     }
 
     #[test]
-    fn a_namespace_is_known_again_by_itself_and_not_by_its_path() {
+    fn a_namespace_is_known_again_by_its_number_and_its_path() {
         let fake = crate::fake::Fake::new();
         let files = Files::below(fake.root());
         let own = Namespace::own().unwrap();
-        let gone = own.place(Path::new("/nowhere"), &files).unwrap();
-        let found = gone.open(&files).unwrap().expect("this process lives in it");
-        assert!(found.is(&own));
-        let other = Place { inode: 1, path: "/proc/self/ns/net".into(), ..gone.clone() };
-        assert!(other.open(&files).unwrap().is_none());
-        fake.file("/proc/sys/kernel/random/boot_id", "the next start");
-        assert!(gone.open(&files).unwrap().is_none());
+        let place = own.place(Path::new("/proc/self/ns/net"), &files).unwrap();
+        assert!(place.open(&files).unwrap().expect("it is there").is(&own));
+        for gone in [
+            Place { inode: place.inode + 1, ..place.clone() },
+            Place { path: "/nowhere".into(), ..place.clone() },
+            Place { path: "/proc/self/ns/ipc".into(), ..place.clone() },
+            Place { boot: "the start before".to_owned(), ..place.clone() },
+        ] {
+            assert!(gone.open(&files).unwrap().is_none(), "{gone:?}");
+        }
     }
 }

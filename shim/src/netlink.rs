@@ -4,6 +4,7 @@
 
 mod ip;
 mod link;
+mod message;
 
 pub use ip::Hop;
 pub use link::{Change, Link};
@@ -14,8 +15,9 @@ use anyhow::{Context as _, Result, bail};
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+
+use message::Message;
 
 use crate::namespace::Namespace;
 
@@ -25,7 +27,7 @@ pub struct Netlink {
     sequence: u32,
 }
 
-type Answer = NetlinkMessage<RouteNetlinkMessage>;
+type Answer = NetlinkMessage<Message>;
 
 impl Netlink {
     /// A socket in this thread's namespace.
@@ -40,7 +42,7 @@ impl Netlink {
     }
 
     /// Asks the kernel to do something.
-    fn order(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
+    fn order(&mut self, message: Message, flags: u16) -> Result<()> {
         self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
         for answer in self.answers()? {
             if let NetlinkPayload::Error(error) = answer?.payload {
@@ -51,7 +53,7 @@ impl Netlink {
     }
 
     /// Asks the kernel for one thing; none where it has no such.
-    fn ask_one(&mut self, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>> {
+    fn ask_one(&mut self, message: Message) -> Result<Option<Message>> {
         self.send(message, NLM_F_REQUEST)?;
         for answer in self.answers()? {
             match answer?.payload {
@@ -67,7 +69,7 @@ impl Netlink {
     }
 
     /// Asks the kernel for all there is.
-    fn ask_all(&mut self, message: &RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>> {
+    fn ask_all(&mut self, message: &Message) -> Result<Vec<Message>> {
         /// How often the list may change while it is told.
         const TRIES: u32 = 10;
         for _ in 0..TRIES {
@@ -78,7 +80,7 @@ impl Netlink {
         bail!("the list changed {TRIES} times while the kernel told it")
     }
 
-    fn try_ask_all(&mut self, message: RouteNetlinkMessage) -> Result<Option<Vec<RouteNetlinkMessage>>> {
+    fn try_ask_all(&mut self, message: Message) -> Result<Option<Vec<Message>>> {
         self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
         let (mut found, mut whole) = (Vec::new(), true);
         loop {
@@ -96,7 +98,7 @@ impl Netlink {
         }
     }
 
-    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<()> {
+    fn send(&mut self, message: Message, flags: u16) -> Result<()> {
         self.sequence += 1;
         let mut message = NetlinkMessage::from(message);
         message.header.flags = flags;

@@ -2,7 +2,8 @@
 
 use std::env;
 use std::io::{self, Read as _, Write as _};
-use std::process::ExitCode;
+use std::panic;
+use std::process::{self, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -21,6 +22,13 @@ const LARGEST: u64 = 4 << 20;
 
 /// Does what the environment says. The host's files are those below `root`.
 pub fn run(start: Instant, root: &str) -> ExitCode {
+    panic::set_hook(Box::new(|panicked| {
+        // The runtime waits for an answer, and DEL will undo what was begun.
+        let error = Code::INTERNAL.because(panicked);
+        tracing::error!("{error:#}");
+        fail(&error, Version::NEWEST);
+        process::exit(1);
+    }));
     let mut input = Vec::new();
     let read = io::stdin().lock().take(LARGEST).read_to_end(&mut input);
     let text = String::from_utf8_lossy(&input);
@@ -37,11 +45,14 @@ pub fn run(start: Instant, root: &str) -> ExitCode {
         }
         Err(error) => {
             let version = version.and_then(|version| Version::parse(&version).ok());
-            let report = Report::new(&error, version.unwrap_or(Version::NEWEST));
-            say(&serde_json::to_string(&report).unwrap_or_default());
+            fail(&error, version.unwrap_or(Version::NEWEST));
             ExitCode::FAILURE
         }
     }
+}
+
+fn fail(error: &anyhow::Error, version: Version) {
+    say(&serde_json::to_string(&Report::new(error, version)).unwrap_or_default());
 }
 
 fn say(text: &str) {

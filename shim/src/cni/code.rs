@@ -36,6 +36,8 @@ impl Code {
     pub const DIFFERENT: Self = Self(101);
     /// The host's kernel refused to change an interface.
     pub const KERNEL: Self = Self(102);
+    /// Host and card do not trust each other.
+    pub const DISTRUST: Self = Self(103);
     /// A fault of the plugin itself.
     pub const INTERNAL: Self = Self(199);
 
@@ -59,6 +61,9 @@ impl fmt::Display for Code {
             Self::REFUSED => "the card refused",
             Self::DIFFERENT => "the network is not as ADD left it",
             Self::KERNEL => "the host's interface could not be changed",
+            Self::DISTRUST => {
+                "host and card do not trust each other: pair them again, or see whether their clocks agree"
+            }
             Self::INTERNAL => "a fault of offload-cni",
             _ => "the IPAM plugin failed",
         })

@@ -4,14 +4,15 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
     RouteType,
 };
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::Netlink;
+use super::message::Message;
 use crate::address::Cidr;
 
 /// A route through one interface.
@@ -40,13 +41,13 @@ impl Netlink {
         }
         order.attributes.push(AddressAttribute::Local(ip));
         order.attributes.push(AddressAttribute::Address(ip));
-        self.order(RouteNetlinkMessage::NewAddress(order), NLM_F_CREATE | NLM_F_EXCL)
+        self.order(Message::Address(order), NLM_F_CREATE | NLM_F_EXCL)
             .with_context(|| format!("adding the address {address}"))
     }
 
     /// The addresses of an interface.
     pub fn addresses(&mut self, index: u32) -> Result<Vec<Cidr>> {
-        let ask = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let ask = Message::GetAddresses(AddressMessage::default());
         let all = self.ask_all(&ask).context("listing the addresses")?;
         Ok(all.into_iter().filter_map(|message| address(message, index)).collect())
     }
@@ -69,7 +70,7 @@ impl Netlink {
         }
         order.attributes.extend(hop.gateway.map(|gateway| RouteAttribute::Gateway(gateway.into())));
         order.attributes.extend(hop.mtu.map(|mtu| RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)])));
-        self.order(RouteNetlinkMessage::NewRoute(order), NLM_F_CREATE | NLM_F_EXCL)
+        self.order(Message::Route(order), NLM_F_CREATE | NLM_F_EXCL)
             .with_context(|| format!("adding the route {hop:?}"))
     }
 
@@ -79,7 +80,7 @@ impl Netlink {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut ask = RouteMessage::default();
             ask.header.address_family = family;
-            let all = self.ask_all(&RouteNetlinkMessage::GetRoute(ask)).context("listing the routes")?;
+            let all = self.ask_all(&Message::GetRoutes(ask)).context("listing the routes")?;
             found.extend(all.into_iter().filter_map(|message| hop(message, index)));
         }
         Ok(found)
@@ -93,8 +94,8 @@ fn family(ip: IpAddr) -> AddressFamily {
     }
 }
 
-fn address(message: RouteNetlinkMessage, index: u32) -> Option<Cidr> {
-    let RouteNetlinkMessage::NewAddress(message) = message else { return None };
+fn address(message: Message, index: u32) -> Option<Cidr> {
+    let Message::Address(message) = message else { return None };
     if message.header.index != index {
         return None;
     }
@@ -108,8 +109,8 @@ fn address(message: RouteNetlinkMessage, index: u32) -> Option<Cidr> {
     Cidr::new(ip, message.header.prefix_len)
 }
 
-fn hop(message: RouteNetlinkMessage, index: u32) -> Option<Hop> {
-    let RouteNetlinkMessage::NewRoute(message) = message else { return None };
+fn hop(message: Message, index: u32) -> Option<Hop> {
+    let Message::Route(message) = message else { return None };
     if message.header.table != RouteHeader::RT_TABLE_MAIN {
         return None;
     }

@@ -3,10 +3,10 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 use anyhow::{Context as _, Result};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
 
 use super::Netlink;
+use super::message::Message;
 use crate::address::Mac;
 
 /// An interface.
@@ -51,7 +51,7 @@ impl Netlink {
     pub fn links(&mut self) -> Result<Vec<Link>> {
         let mut ask = LinkMessage::default();
         ask.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let all = self.ask_all(&RouteNetlinkMessage::GetLink(ask)).context("listing the interfaces")?;
+        let all = self.ask_all(&Message::GetLink(ask)).context("listing the interfaces")?;
         Ok(all.into_iter().filter_map(link).collect())
     }
 
@@ -60,7 +60,7 @@ impl Netlink {
         let mut ask = LinkMessage::default();
         ask.attributes.push(LinkAttribute::IfName(name.to_owned()));
         ask.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
-        let found = self.ask_one(RouteNetlinkMessage::GetLink(ask));
+        let found = self.ask_one(Message::GetLink(ask));
         Ok(found.with_context(|| format!("asking for the interface `{name}`"))?.and_then(link))
     }
 
@@ -77,13 +77,13 @@ impl Netlink {
         attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.to_owned())));
         attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
         attributes.extend(change.mtu.map(LinkAttribute::Mtu));
-        self.order(RouteNetlinkMessage::SetLink(order), 0)
+        self.order(Message::SetLink(order), 0)
             .with_context(|| format!("changing interface {index}: {change:?}"))
     }
 }
 
-fn link(message: RouteNetlinkMessage) -> Option<Link> {
-    let RouteNetlinkMessage::NewLink(message) = message else { return None };
+fn link(message: Message) -> Option<Link> {
+    let Message::Link(message) = message else { return None };
     let flags = message.header.flags;
     let mut link = Link {
         index: message.header.index,
