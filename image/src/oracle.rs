@@ -69,6 +69,7 @@ fn is_fixed(line: &str) -> bool {
 /// Installs the packages of the project's root with mmdebstrap and compares the two; the root must have
 /// been built.
 pub fn run(project: &Project) -> Result<Comparison> {
+    let ours = our_root(project)?;
     let folder = tempfile::tempdir().context("making a folder for mmdebstrap")?;
     let repository = folder.path().join("repository");
     let names = lay_out(project, &repository)?;
@@ -76,21 +77,20 @@ pub fn run(project: &Project) -> Result<Comparison> {
     let start = Instant::now();
     mmdebstrap(&repository, &names, &tar, &folder.path().join("log"))?;
     let took = start.elapsed();
-    compare(project, &tar, took)
-}
-
-/// Compares the project's root with a tar that mmdebstrap wrote.
-pub fn compare(project: &Project, tar: &Path, took: Duration) -> Result<Comparison> {
     let sources = &project.sources;
-    let graph = recipes::graph(sources)?;
-    let ours = Listing::read(&project.store.out(&graph.recipe(ROOT).entry()).join("root.tar"))?;
     let path = sources.config.root.join(DECLARED);
     let declarations = Declarations::read(&path)?;
     let component = sources.deb(&sources.config.board.root.packages)?;
-    let mut theirs = Listing::read(tar)?;
+    let mut theirs = Listing::read(&tar)?;
     theirs.leave_out(component, &only_theirs(project)?)?;
     let differences = compare::differences(&ours, &theirs);
     Ok(judge(&differences, &declarations, ours.len().max(theirs.len()), took))
+}
+
+fn our_root(project: &Project) -> Result<Listing> {
+    let graph = recipes::graph(&project.sources)?;
+    Listing::read(&project.store.out(&graph.recipe(ROOT).entry()).join("root.tar"))
+        .hint(|| "build the image first: `cargo xtask image`".into())
 }
 
 fn judge(

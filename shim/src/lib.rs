@@ -1,7 +1,7 @@
 //! The host's side of pods through the card.
 //!
 //! The program `offload-cni` is a CNI plugin: a pod gets an SR-IOV VF of the card, and the card makes its
-//! network. `shim/README.md` shows the life of one ADD.
+//! network.
 
 pub mod address;
 pub mod cni;

@@ -4,6 +4,7 @@ mod builds;
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -59,6 +60,12 @@ fn check_sources(common: &Common, ui: &Ui) -> Result<()> {
     cmd!(shell, "{cargo} clippy --workspace --all-targets --locked -- -D warnings").quiet().run()?;
     ui.notice("tests");
     cmd!(shell, "{cargo} test --workspace --locked").quiet().run()?;
+    if fs::metadata("/proc/self")?.uid() == 0 {
+        ui.notice("tests of the host's plugin in network namespaces");
+        cmd!(shell, "{cargo} test --package dpukit-host --locked -- --ignored").quiet().run()?;
+    } else {
+        ui.notice("not run: tests of the host's plugin in network namespaces, which need root");
+    }
     Ok(())
 }
 
