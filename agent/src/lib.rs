@@ -15,6 +15,7 @@ pub mod grow;
 pub mod init;
 pub mod mounts;
 pub mod pci;
+pub mod pods;
 pub mod programs;
 pub mod report;
 pub mod serve;

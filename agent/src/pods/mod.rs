@@ -1,0 +1,3 @@
+//! Pods' networks on the card, made for the host's CNI plugin.
+
+pub mod network;
