@@ -164,12 +164,23 @@ pub struct DebSource {
     pub copies: BTreeMap<String, String>,
     /// Modes and owners that maintainer scripts set: path to `MODE USER GROUP`, by name.
     pub modes: BTreeMap<String, String>,
+    /// Paths that a package takes from all others, as dpkg-divert(1) does.
+    pub diversions: BTreeMap<String, Diversion>,
     /// Paths left out when unpacking: globs from the root, without a leading slash, where `*` crosses slashes.
     pub leave_out: Vec<String>,
     /// Paths kept although `leave_out` names them.
     pub keep: Vec<String>,
     /// For each package with maintainer scripts: what answers them, or why nothing has to.
     pub scripts: BTreeMap<String, String>,
+}
+
+/// Where other packages' files of a diverted path go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diversion {
+    /// The package whose own file stays at the path.
+    pub by: String,
+    /// The path that all others' file gets.
+    pub to: String,
 }
 
 #[derive(Debug, Clone)]

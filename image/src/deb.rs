@@ -149,6 +149,41 @@ pub fn copy(from: &mut dyn Read, to: &mut impl io::Write, size: u64) -> Result<(
     Ok(())
 }
 
+/// Packages made for tests.
+#[cfg(test)]
+pub mod fake {
+    use std::path::Path;
+
+    /// Writes a .deb with this control file and these files.
+    ///
+    /// # Panics
+    /// Where the disk refuses.
+    pub fn write(path: &Path, control: &str, files: &[(&str, &str)]) {
+        let tar = |files: &[(&str, &str)]| {
+            let mut tar = tar::Builder::new(Vec::new());
+            for (path, content) in files {
+                let mut header = tar::Header::new_gnu();
+                header.set_mode(0o644);
+                header.set_uid(0);
+                header.set_gid(0);
+                header.set_size(content.len() as u64);
+                tar.append_data(&mut header, format!("./{path}"), content.as_bytes()).unwrap();
+            }
+            tar.into_inner().unwrap()
+        };
+        let parts = [
+            ("debian-binary", b"2.0\n".to_vec()),
+            ("control.tar", tar(&[("control", control)])),
+            ("data.tar", tar(files)),
+        ];
+        let mut archive = ar::Builder::new(std::fs::File::create(path).unwrap());
+        for (name, content) in parts {
+            let header = ar::Header::new(name.as_bytes().to_vec(), content.len() as u64);
+            archive.append(&header, &content[..]).unwrap();
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

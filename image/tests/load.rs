@@ -608,8 +608,14 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
     0640 root shadow -> 0690 root shadow
         image/components/shell.toml:34:16: `0690 root shadow` is not a mode with user and group
         hint: write it as `0640 root shadow`
+    zutils usr/bin/zcat.gzip -> zutils
+        image/components/shell.toml:39:18: `zutils` is not a package and a path
+        hint: write it as `zutils usr/bin/zcat.gzip`
+    zutils usr/bin/zcat.gzip -> zutils /usr/bin/zcat.gzip
+        image/components/shell.toml:39:18: `/usr/bin/zcat.gzip` is not a relative path
+        hint: did you mean `usr/bin/zcat.gzip`?
     "the link `/bin/sh` is in its package" -> ""
-        image/components/shell.toml:38:8: the text is empty
+        image/components/shell.toml:43:8: the text is empty
         hint: write the reason
     "/usr/bin/dpu-agent" -> "usr/bin/dpu-agent"
         image/components/agent.toml:15:13: `usr/bin/dpu-agent` is not an absolute path
@@ -718,6 +724,8 @@ const WRONG: &[(&str, &str, &str)] = &[
     (SHELL, "\"usr/share/doc/*\"", "\"/usr/share/doc/*\""),
     (SHELL, "\"usr/share/doc/*\"", "\"usr/share/doc/[\""),
     (SHELL, "0640 root shadow", "0690 root shadow"),
+    (SHELL, "zutils usr/bin/zcat.gzip", "zutils"),
+    (SHELL, "zutils usr/bin/zcat.gzip", "zutils /usr/bin/zcat.gzip"),
     (SHELL, "\"the link `/bin/sh` is in its package\"", "\"\""),
     (AGENT, "\"/usr/bin/dpu-agent\"", "\"usr/bin/dpu-agent\""),
     (AGENT, "[local.install]\ndpu-agent = \"/usr/bin/dpu-agent\"", ""),

@@ -7,7 +7,7 @@ use super::diagnostics::{Diagnostic, Diagnostics, Place};
 use super::reader::{Reader, Section, Wrong};
 use super::tree::{Node, Value};
 use super::{FOLDERS, declared, exists, known, suggest, tree, values};
-use crate::config::{Component, DebSource, LocalSource, Source};
+use crate::config::{Component, DebSource, Diversion, LocalSource, Source};
 
 /// A component as far as it can be read; where it has errors there is none, but its name is taken.
 #[derive(Debug)]
@@ -101,6 +101,7 @@ fn deb_source(deb: Section<'_, '_>, all: Option<&BTreeSet<String>>) -> Option<De
     let links = deb.texts("links", path, values::target);
     let copies = deb.texts("copies", path, path);
     let modes = deb.texts("modes", path, values::mode);
+    let diversions = deb.texts("diversions", path, |line| diversion(line).map(drop));
     let leave_out = deb.maybe_list("leave-out", values::glob);
     let keep = deb.maybe_list("keep", values::glob);
     let scripts = deb.texts("scripts", package_name, reason);
@@ -117,6 +118,10 @@ fn deb_source(deb: Section<'_, '_>, all: Option<&BTreeSet<String>>) -> Option<De
         links,
         copies,
         modes,
+        diversions: diversions
+            .into_iter()
+            .filter_map(|(path, line)| Some((path, diversion(&line).ok()?)))
+            .collect(),
         leave_out: leave_out.unwrap_or_default(),
         keep: keep.unwrap_or_default(),
         scripts,
@@ -177,6 +182,17 @@ fn package_name(name: &str) -> Result<(), Wrong> {
     }
     let wrong = Wrong::new(format!("`{}` is not the name of a Debian package", name.escape_debug()));
     Err(wrong.hint("it has lower-case letters, digits, `+`, `-` and `.`, as `libc6-dev`"))
+}
+
+/// The package that diverts a path, and where the others' file goes: `zutils usr/bin/zcat.gzip`.
+fn diversion(line: &str) -> Result<Diversion, Wrong> {
+    let Some((by, to)) = line.split_once(' ') else {
+        let wrong = Wrong::new(format!("`{}` is not a package and a path", line.escape_debug()));
+        return Err(wrong.hint("write it as `zutils usr/bin/zcat.gzip`"));
+    };
+    package_name(by)?;
+    path(to)?;
+    Ok(Diversion { by: by.to_owned(), to: to.to_owned() })
 }
 
 /// `name`, `name:arch`, `name/suite` or `name:arch/suite`.

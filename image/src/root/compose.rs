@@ -46,7 +46,8 @@ const FINISH: &str = include_str!("finish.sh");
 pub fn compose(room: &Room<'_>, parts: &Composition<'_>) -> Result<()> {
     let spool = room.place.scratch.join("spool");
     fs::create_dir_all(&spool)?;
-    let (mut tree, packages) = unpack(&parts.packages, &Filter::new(parts.source)?, &spool, room.jobs)?;
+    let filter = Filter::new(parts.source)?;
+    let (mut tree, packages) = unpack(&parts.packages, &filter, &parts.source.diversions, &spool, room.jobs)?;
     check_scripts(parts, &packages)?;
 
     for (path, from) in &parts.source.copies {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use super::tree::{Content, Kind, Node, Tree};
-use crate::config::DebSource;
+use crate::config::{DebSource, Diversion};
 use crate::deb;
 
 /// Which paths of packages are left out.
@@ -64,6 +64,7 @@ pub struct Unpacked {
 pub fn unpack(
     packages: &[Package],
     filter: &Filter,
+    diversions: &BTreeMap<String, Diversion>,
     spool: &Path,
     jobs: usize,
 ) -> Result<(Tree, Vec<Unpacked>)> {
@@ -97,10 +98,18 @@ pub fn unpack(
         done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect();
     for package in &mut unpacked {
         for (path, node) in std::mem::take(&mut package.nodes) {
-            tree.put_package(path, node)?;
+            tree.put_package(diverted(diversions, &package.name, path), node)?;
         }
     }
     Ok((tree, unpacked))
+}
+
+/// The path that a package's file gets.
+fn diverted(diversions: &BTreeMap<String, Diversion>, package: &str, path: String) -> String {
+    match diversions.get(&path) {
+        Some(diversion) if diversion.by != package => diversion.to.clone(),
+        _ => path,
+    }
 }
 
 fn unpack_one(package: &Package, filter: &Filter, spool: &Path) -> Result<Unpacked> {
@@ -147,4 +156,40 @@ fn unpack_one(package: &Package, filter: &Filter, spool: &Path) -> Result<Unpack
     })?;
     out.flush().with_context(|| format!("writing `{}`", spool.display()))?;
     Ok(Unpacked { name: package.name.clone(), control: text, scripts, nodes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_keeps_a_path_that_it_diverts_and_all_others_give_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let package = |name: &str, content: &str| {
+            let file = folder.path().join(format!("{name}.deb"));
+            deb::fake::write(&file, &format!("Package: {name}\n"), &[("usr/bin/zcat", content)]);
+            Package { name: name.into(), file }
+        };
+        let packages = [package("gzip", "theirs"), package("zutils", "its own")];
+        let filter = Filter { leave_out: GlobSet::empty(), keep: GlobSet::empty() };
+        let spool = |name: &str| {
+            let spool = folder.path().join(name);
+            std::fs::create_dir(&spool).unwrap();
+            spool
+        };
+        let error = unpack(&packages, &filter, &BTreeMap::new(), &spool("without"), 2).unwrap_err();
+        assert_eq!(format!("{error:#}"), "both `gzip` and `zutils` hold `/usr/bin/zcat`");
+
+        let to = Diversion { by: "zutils".into(), to: "usr/bin/zcat.gzip".into() };
+        let diversions = BTreeMap::from([("usr/bin/zcat".to_owned(), to)]);
+        let (tree, _) = unpack(&packages, &filter, &diversions, &spool("with"), 2).unwrap();
+        let text = |path: &str| match &tree.get(path).unwrap().kind {
+            Kind::File(content) => String::from_utf8(content.bytes().unwrap()).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            (text("usr/bin/zcat").as_str(), text("usr/bin/zcat.gzip").as_str()),
+            ("its own", "theirs")
+        );
+    }
 }
