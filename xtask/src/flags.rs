@@ -110,6 +110,9 @@ pub struct Test {
     /// Run these checks alone.
     #[arg(long, value_enum, value_name = "PART")]
     pub only: Option<Part>,
+    /// Also what takes more than a quarter of an hour: the kernel a second time, to compare it.
+    #[arg(long)]
+    pub long: bool,
 }
 
 /// A part of the checks.
@@ -119,6 +122,8 @@ pub enum Part {
     Sources,
     /// Whole builds that are killed, run twice at once, have no root, a full disk, a read-only cache.
     Builds,
+    /// Every step a second time: the same bytes.
+    Repeat,
     /// The root against what mmdebstrap makes of the same packages.
     Root,
     /// The image in an emulated card, and one with a wrong byte.
@@ -174,5 +179,8 @@ pub enum Bench {
         /// How often each change is made; the median is shown.
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
         runs: u16,
+        /// First build once from nothing, in an empty cache, downloads and kernel included.
+        #[arg(long)]
+        cold: bool,
     },
 }

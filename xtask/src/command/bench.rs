@@ -19,7 +19,7 @@ use crate::ui::{Ui, bytes};
 
 pub fn run(common: &Common, flags: &Bench) -> Result<ExitCode> {
     match flags {
-        Bench::Image { runs } => image(common, *runs),
+        Bench::Image { runs, cold } => image(common, *runs, *cold),
     }
 }
 
@@ -30,16 +30,27 @@ struct Build {
     peak_memory: u64,
 }
 
-fn image(common: &Common, runs: u16) -> Result<ExitCode> {
+fn image(common: &Common, runs: u16, cold: bool) -> Result<ExitCode> {
     let ui = Ui::new(common);
     let copy = tempfile::tempdir().context("making a folder for a copy of the checkout")?;
     copy_checkout(&common.root(), copy.path())?;
-    let bench = Bencher { root: copy.path().to_owned(), board: common.board.clone() };
+    let mut bench = Bencher { root: copy.path().to_owned(), board: common.board.clone(), cache: None };
+    let mut table = Table::default();
+    let mut peak_memory = 0;
+    if cold {
+        ui.notice("a build from nothing");
+        let cache = tempfile::tempdir().context("making an empty cache")?;
+        bench.cache = Some(cache.path().to_owned());
+        let build = bench.build(&[])?;
+        table.add("from nothing, with downloads and kernel", build.seconds);
+        peak_memory = build.peak_memory;
+        bench.cache = None;
+        // What is in a store is read-only, folders too.
+        dpukit_image::store::remove_tree(cache.path())?;
+    }
     ui.notice("a first build in the copy, not counted");
     bench.build(&[])?;
 
-    let mut table = Table::default();
-    let mut peak_memory = 0;
     for run in 0..runs {
         ui.notice(&format!("run {} of {runs}", run + 1));
         table.add("nothing changed, unplugged", bench.build(&["--offline"])?.seconds);
@@ -99,6 +110,8 @@ fn root_bytes(folder: &Path) -> Result<u64> {
 struct Bencher {
     root: PathBuf,
     board: String,
+    /// Where to build, if not in the user's cache.
+    cache: Option<PathBuf>,
 }
 
 impl Bencher {
@@ -107,6 +120,9 @@ impl Bencher {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("image").arg("--root").arg(&self.root).args(["--board", &self.board]);
         command.args(["--message-format", "json"]).args(arguments);
+        if let Some(cache) = &self.cache {
+            command.env("DPUKIT_CACHE", cache);
+        }
         let start = Instant::now();
         let output = command.output().context("starting a build")?;
         let seconds = start.elapsed().as_secs_f64();

@@ -33,6 +33,9 @@ pub fn run(common: &Common, flags: &Test) -> Result<ExitCode> {
     if wants(Part::Builds) {
         builds::run(&ui, &project)?;
     }
+    if wants(Part::Repeat) {
+        builds::repeat(&ui, &project, flags.long)?;
+    }
     if wants(Part::Boot) {
         check_boot(common, &ui, &project)?;
     }
@@ -61,10 +64,12 @@ fn check_sources(common: &Common, ui: &Ui) -> Result<()> {
     ui.notice("tests");
     cmd!(shell, "{cargo} test --workspace --locked").quiet().run()?;
     if fs::metadata("/proc/self")?.uid() == 0 {
-        ui.notice("tests of the host's plugin in network namespaces");
-        cmd!(shell, "{cargo} test --package dpukit-host --locked -- --ignored").quiet().run()?;
+        ui.notice("tests in namespaces, with mounts and links");
+        cmd!(shell, "{cargo} test --package dpukit-host --package dpu-agent --locked -- --ignored")
+            .quiet()
+            .run()?;
     } else {
-        ui.notice("not run: tests of the host's plugin in network namespaces, which need root");
+        ui.notice("not run: tests in namespaces, with mounts and links, which need root");
     }
     Ok(())
 }

@@ -1,7 +1,8 @@
-//! Whole builds under bad conditions: killed, two at once, without root, on a full and on a read-only disk.
+//! Whole builds under bad conditions: killed, two at once, without root, on a full and on a read-only disk,
+//! of a root that is too large; and every step a second time, which must make the same bytes.
 //!
-//! Each runs the real `image` on a copy of the checkout, with a cache of its own that borrows the
-//! downloads and the tools of the user's; the root and what comes after it are built anew.
+//! Each runs the real program on a copy of the checkout, with a cache of its own that borrows the
+//! downloads and what is not to be built anew of the user's.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,13 +14,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use dpukit_image::hash::Hash;
 use dpukit_image::project::Project;
-use dpukit_image::recipes::{self, IMAGE, ROOT, SYSTEM};
+use dpukit_image::recipes::{self, IMAGE, KERNEL, ROOT, SYSTEM};
 use dpukit_image::store::{LastBuild, Store};
 
 use crate::command::copy::copy_checkout;
 use crate::ui::Ui;
 
-/// The steps that are built anew; `boot` has no name of its own elsewhere.
+/// The steps that are built anew under bad conditions; `boot` has no name of its own elsewhere.
 const ANEW: [&str; 4] = [ROOT, SYSTEM, "boot", IMAGE];
 /// How many builds are killed one after the other.
 const KILLS: u32 = 5;
@@ -28,7 +29,7 @@ const KILL_WITHIN: Duration = Duration::from_secs(5);
 
 pub fn run(ui: &Ui, project: &Project) -> Result<()> {
     let folder = tempfile::tempdir().context("making a folder for builds")?;
-    let place = Place::new(project, folder.path())?;
+    let place = Place::new(project, folder.path(), |step| ANEW.contains(&step))?;
     ui.notice("a build on a full disk, and on a read-only one");
     place.disk_is_full()?;
     place.cache_is_read_only()?;
@@ -39,21 +40,40 @@ pub fn run(ui: &Ui, project: &Project) -> Result<()> {
     succeed(place.unshared(&["--map-user=1000", "--map-group=1000"], "exec \"$@\""))?;
     place.is_the_same().context("built without root")?;
     ui.notice("two builds at once");
-    place.two_at_once()
+    place.two_at_once()?;
+    ui.notice("why a step would be built anew, and a root that does not fit");
+    place.change_is_named()?;
+    place.root_is_too_large()
+}
+
+/// Builds every step a second time, in another place, and compares; the kernel only if asked for.
+pub fn repeat(ui: &Ui, project: &Project, with_kernel: bool) -> Result<()> {
+    let kernel = if with_kernel { "" } else { " but the kernel" };
+    ui.notice(&format!("every step{kernel} a second time, in another place"));
+    let folder = tempfile::tempdir().context("making a folder for builds")?;
+    let place = Place::new(project, folder.path(), |step| with_kernel || step != KERNEL)?;
+    succeed(place.image())?;
+    place.is_the_same().context("built a second time")?;
+    ui.notice(&format!("{} steps made the same bytes again", place.anew.len()));
+    Ok(())
 }
 
 struct Place<'a> {
     project: &'a Project,
     recipes: LastBuild,
+    /// The steps that are built here.
+    anew: Vec<String>,
     root: PathBuf,
     cache: PathBuf,
 }
 
 impl<'a> Place<'a> {
-    fn new(project: &'a Project, folder: &Path) -> Result<Self> {
+    fn new(project: &'a Project, folder: &Path, is_anew: impl Fn(&str) -> bool) -> Result<Self> {
+        let recipes = recipes::graph(&project.sources)?.recipes();
         let place = Self {
             project,
-            recipes: recipes::graph(&project.sources)?.recipes(),
+            anew: recipes.keys().filter(|step| is_anew(step)).cloned().collect(),
+            recipes,
             root: folder.join("checkout"),
             cache: folder.join("cache"),
         };
@@ -64,7 +84,7 @@ impl<'a> Place<'a> {
         symlink(theirs.join("downloads"), place.cache.join("downloads"))?;
         for (step, recipe) in &place.recipes {
             let entry = theirs.join("store").join(recipe.entry());
-            if !ANEW.contains(&step.as_str()) && entry.exists() {
+            if !place.anew.contains(step) && entry.exists() {
                 symlink(entry, store.cache().join("store").join(recipe.entry()))?;
             }
         }
@@ -73,12 +93,17 @@ impl<'a> Place<'a> {
 
     /// `image` on the copy, told in JSON.
     fn image(&self) -> Result<Command> {
-        Ok(self.with_arguments(Command::new(std::env::current_exe()?)))
+        self.program(&["image"])
     }
 
-    fn with_arguments(&self, mut command: Command) -> Command {
+    /// The program with these words, on the copy.
+    fn program(&self, words: &[&str]) -> Result<Command> {
+        Ok(self.with_arguments(Command::new(std::env::current_exe()?), words))
+    }
+
+    fn with_arguments(&self, mut command: Command, words: &[&str]) -> Command {
         let board = &self.project.sources.config.board.name;
-        command.args(["image", "--offline", "--message-format", "json", "--board", board]);
+        command.args(words).args(["--offline", "--message-format", "json", "--board", board]);
         command.arg("--root").arg(&self.root).env("DPUKIT_CACHE", &self.cache);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -89,19 +114,19 @@ impl<'a> Place<'a> {
         let mut command = Command::new("unshare");
         command.arg("--user").args(arguments).args(["sh", "-ec", script, "sh"]);
         command.arg(std::env::current_exe()?);
-        Ok(self.with_arguments(command))
+        Ok(self.with_arguments(command, &["image"]))
     }
 
     /// Forgets what was built anew.
     fn forget(&self) -> Result<()> {
         let store = Store::open(&self.cache)?;
-        ANEW.iter().try_for_each(|step| store.remove(&self.recipes[*step].entry()))
+        self.anew.iter().try_for_each(|step| store.remove(&self.recipes[step].entry()))
     }
 
     /// What was built must be, to the byte, what the user's own checkout and cache made.
     fn is_the_same(&self) -> Result<()> {
         let store = Store::open(&self.cache)?;
-        for step in ANEW {
+        for step in &self.anew {
             let entry = self.recipes[step].entry();
             let (ours, theirs) = (store.meta(&entry)?.content, self.project.store.meta(&entry)?.content);
             ensure!(
@@ -163,13 +188,47 @@ impl<'a> Place<'a> {
                 }
             }
         }
-        for step in ANEW {
+        for step in &self.anew {
             let times = built.get(step).copied().unwrap_or_default();
             if times != 1 {
                 bail!("step `{step}` was built {times} times by two builds, after {:?}", start.elapsed());
             }
         }
         self.is_the_same().context("built by two at once")
+    }
+
+    /// `store why` must name what changed since the last build, and nothing else.
+    fn change_is_named(&self) -> Result<()> {
+        let why = |step| -> Result<String> {
+            let output = succeed(self.program(&["store", "why", step]))?;
+            Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        };
+        let nothing = why(KERNEL)?;
+        ensure!(nothing.starts_with("nothing that enters `kernel` changed"), "{nothing}");
+        let file = self.root.join("kernel-config/storage.config");
+        let before = fs::read_to_string(&file)?;
+        fs::write(&file, format!("{before}# A line more.\n"))?;
+        let reason = why(KERNEL)?;
+        fs::write(&file, before)?;
+        ensure!(
+            reason.contains("storage") && reason.contains("changed") && reason.lines().count() == 1,
+            "`store why kernel` says, after a change of `storage.config`: {reason}"
+        );
+        let error = fail(self.program(&["store", "why", "kernle"]), &["has no step `kernle`", "kernel"]);
+        error.context("asking for a step that there is not")
+    }
+
+    /// A root larger than its slot must fail, with what is largest in it.
+    fn root_is_too_large(&self) -> Result<()> {
+        let file = self.root.join(format!("image/boards/{}.toml", self.project.sources.config.board.name));
+        let before = fs::read_to_string(&file)?;
+        let small = format!("root = \"{}MiB\"", self.project.sources.config.board.disk.root >> 20);
+        ensure!(before.contains(&small), "`{}` does not say `{small}`", file.display());
+        fs::write(&file, before.replace(&small, "root = \"32MiB\""))?;
+        let largest = ["its slot has 33554432", "the largest in it", "containerd", "hint:", "disk.root"];
+        let failed = fail(self.image(), &largest);
+        fs::write(&file, before)?;
+        failed
     }
 }
 
