@@ -90,7 +90,12 @@ pub trait Network: Send + Sync {
     async fn add(&self, attachment: &Attachment, deadline: Instant) -> Result<Made, Refusal>;
 
     /// Takes it away; what is gone already is a success. `made` is none where an ADD was cut short.
-    async fn del(&self, attachment: &Attachment, made: Option<&Made>, deadline: Instant) -> Result<(), Refusal>;
+    async fn del(
+        &self,
+        attachment: &Attachment,
+        made: Option<&Made>,
+        deadline: Instant,
+    ) -> Result<(), Refusal>;
 
     /// Whether it is as ADD left it.
     async fn check(&self, attachment: &Attachment, made: &Made, deadline: Instant) -> Result<(), Refusal>;
