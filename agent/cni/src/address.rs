@@ -82,6 +82,17 @@ impl Cidr {
     pub fn prefix(self) -> u8 {
         self.prefix
     }
+
+    /// Whether there is an address that is in both networks.
+    pub fn overlaps(self, other: Self) -> bool {
+        let whole = |address: IpAddr| match address {
+            IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let differing = whole(self.address) ^ whole(other.address);
+        self.address.is_ipv4() == other.address.is_ipv4()
+            && differing.leading_zeros() >= u32::from(self.prefix.min(other.prefix))
+    }
 }
 
 fn bits(address: IpAddr) -> u8 {
@@ -163,6 +174,22 @@ mod tests {
         }
         for text in ["", "10.0.0.1", "10.0.0.1/33", "::1/129", "10.0.0.1/-1", "10.0.0/8", "10.0.0.1/+8"] {
             assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn networks_overlap_where_one_is_in_the_other() {
+        for (one, other, overlap) in [
+            ("192.168.1.2/24", "192.168.1.77/32", true),
+            ("192.168.1.2/24", "192.168.0.1/16", true),
+            ("192.168.1.2/24", "192.168.2.1/24", false),
+            ("10.0.0.1/0", "192.168.2.1/24", true),
+            ("fd00::1/64", "fd00::2/64", true),
+            ("fd00::1/64", "fd00:0:0:1::1/64", false),
+            ("::/0", "10.0.0.1/8", false),
+        ] {
+            let (one, other): (Cidr, Cidr) = (one.parse().unwrap(), other.parse().unwrap());
+            assert_eq!((one.overlaps(other), other.overlaps(one)), (overlap, overlap), "{one} {other}");
         }
     }
 
