@@ -1,16 +1,22 @@
 //! The messages between the host's CNI plugin and the agent on the card.
 //!
-//! They are made of `proto/cni_action.proto`, which says what each field means.
+//! They are made of `proto/cni_action.proto` and `proto/pairing.proto`, which say what each field means.
 
 #[allow(clippy::pedantic, clippy::all, missing_docs)]
 mod generated {
     tonic::include_proto!("_");
 }
 
+/// How a host and a card come to know each other.
+#[allow(clippy::pedantic, clippy::all, missing_docs)]
+pub mod v1 {
+    tonic::include_proto!("dpukit.v1");
+}
+
 pub use generated::*;
 
-/// The protocol's description (a `google.protobuf.FileDescriptorSet`), for gRPC reflection.
-pub const DESCRIPTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/cni_action.bin"));
+/// The protocols' description (a `google.protobuf.FileDescriptorSet`), for gRPC reflection.
+pub const DESCRIPTION: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/protocols.bin"));
 
 #[cfg(test)]
 mod tests {
@@ -58,5 +64,6 @@ mod tests {
     #[test]
     fn the_service_has_the_name_that_go_peers_call() {
         assert_eq!(cni_action_server::SERVICE_NAME, "CNIAction");
+        assert_eq!(v1::pairing_server::SERVICE_NAME, "dpukit.v1.Pairing");
     }
 }
