@@ -19,18 +19,23 @@
 #![doc = include_str!("../examples/cn106.toml")]
 //! ```
 //!
+//! A card's own `/etc/dpukit/pods.toml` holds a `[pods]` table that wins over the plan's.
+//!
 //! No address of a device is ever written down: devices are found by their PCI id, since addresses
 //! move with the firmware.
 
+mod pods;
 mod values;
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-pub use values::{HostSuffix, InterfaceAddress, PciId, Size};
+pub use pods::{Cilium, Delegate, Network, OVERRIDE, Override, Pods, Routed};
+pub use values::{HostSuffix, InterfaceAddress, PciId, Size, Subnet};
 
 /// Where the plan is in the image.
 pub const PATH: &str = "/usr/lib/dpukit/plan.toml";
@@ -57,6 +62,9 @@ pub struct Plan {
     pub link: Link,
     /// The agent itself.
     pub agent: Agent,
+    /// How pods are connected; a card without it has no pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pods: Option<Pods>,
 }
 
 /// `swap = "off"`.
@@ -156,13 +164,20 @@ pub struct Link {
     pub group: NonZeroU32,
 }
 
-/// `agent = { port = 8000 }`.
+/// `agent = { port = 8000, insecure = false, metrics = "127.0.0.1:8001" }`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct Agent {
     /// The TCP port that the agent answers on, at the link's address. The image's
     /// `/etc/nftables.conf` is written for [`Agent::PORT`].
     pub port: NonZeroU16,
+    /// Whether it answers in plain text, everybody on the link, instead of paired hosts over TLS: for a host
+    /// whose plugin knows no TLS.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+    /// Where the metrics for Prometheus are answered, in plain HTTP. For another address than the loopback's,
+    /// the board's firewall has to be opened as well.
+    pub metrics: SocketAddr,
 }
 
 impl Link {
@@ -173,11 +188,14 @@ impl Link {
 impl Agent {
     /// The port when none is named; the existing peers on the host use it.
     pub const PORT: NonZeroU16 = NonZeroU16::new(8000).expect("8000 is not zero");
+
+    /// Where metrics are when nothing is said.
+    pub const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 }
 
 impl Default for Agent {
     fn default() -> Self {
-        Self { port: Self::PORT }
+        Self { port: Self::PORT, insecure: false, metrics: Self::METRICS }
     }
 }
 
@@ -200,14 +218,15 @@ struct RawPlan {
     link: Link,
     #[serde(default)]
     agent: Agent,
+    pods: Option<Pods>,
 }
 
 impl TryFrom<RawPlan> for Plan {
     type Error = String;
 
     fn try_from(raw: RawPlan) -> Result<Self, String> {
-        let RawPlan { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent } = raw;
-        let plan = Self { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent };
+        let RawPlan { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent, pods } = raw;
+        let plan = Self { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent, pods };
         match plan.contradictions() {
             problems if problems.is_empty() => Ok(plan),
             problems => Err(problems.join("; ")),
@@ -313,9 +332,19 @@ mod tests {
         assert_eq!(pages, [8, 1, 1]);
         assert_eq!(plan.link.id.to_string(), "177d:a0f7");
         assert_eq!(plan.link.group, Link::GROUP);
-        assert_eq!(plan.agent.port, Agent::PORT);
+        assert_eq!((plan.agent.port, plan.agent.insecure), (Agent::PORT, false));
         assert_eq!(plan.swap, Swap::Off);
         assert_eq!(plan.cpt.unwrap().kvf_limits, NonZeroU16::new(1));
+        assert_eq!(plan.agent.metrics, Agent::METRICS);
+        assert!(matches!(plan.pods.unwrap().network, Network::Delegate(_)));
+        let plan: Plan = toml::from_str(VIRT).unwrap();
+        assert!(matches!(plan.pods.unwrap().network, Network::Routed(_)));
+    }
+
+    #[test]
+    fn a_card_need_not_have_pods() {
+        let (text, _) = VIRT.split_once("\n# Pods").unwrap();
+        assert_eq!(toml::from_str::<Plan>(text).unwrap().pods, None);
     }
 
     #[test]

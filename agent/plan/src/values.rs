@@ -1,7 +1,7 @@
 //! Values that are read from text once, and cannot be wrong afterwards.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,15 @@ pub struct Size(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct InterfaceAddress {
+    address: IpAddr,
+    prefix: u8,
+}
+
+/// A network that addresses are taken from: `10.244.0.0/24`, `fd00:10:244::/64`. It has room for two pods at
+/// least.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Subnet {
     address: IpAddr,
     prefix: u8,
 }
@@ -157,6 +166,69 @@ impl fmt::Display for InterfaceAddress {
     }
 }
 
+impl Subnet {
+    /// The network's own address, the lowest.
+    pub fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits of the address name the network.
+    pub fn prefix(self) -> u8 {
+        self.prefix
+    }
+
+    /// Whether an address lies in it.
+    pub fn contains(self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4() && lowest(address, self.prefix) == self.address
+    }
+}
+
+/// The lowest address that has the same first bits.
+fn lowest(address: IpAddr, prefix: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(ip) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
+            Ipv4Addr::from_bits(ip.to_bits() & mask).into()
+        }
+        IpAddr::V6(ip) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+            Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+        }
+    }
+}
+
+impl FromStr for Subnet {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not a subnet: write it as `10.244.0.0/24`");
+        let (address, prefix) = text.split_once('/').ok_or_else(wrong)?;
+        let address: IpAddr = address.parse().map_err(|_| wrong())?;
+        if prefix.is_empty() || !prefix.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(wrong());
+        }
+        let prefix: u8 = prefix.parse().map_err(|_| wrong())?;
+        let most = if address.is_ipv4() { 30 } else { 126 };
+        if !(8..=most).contains(&prefix) {
+            return Err(format!("`{text}` has a prefix length that is not from 8 to {most}"));
+        }
+        if address.is_unspecified() || address.is_multicast() || address.is_loopback() {
+            return Err(format!("`{text}` has no addresses for pods"));
+        }
+        let first = lowest(address, prefix);
+        if first != address {
+            return Err(format!("`{text}` is an address in a subnet: write `{first}/{prefix}`"));
+        }
+        Ok(Self { address, prefix })
+    }
+}
+
+impl fmt::Display for Subnet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.prefix)
+    }
+}
+
 impl HostSuffix {
     /// The text.
     pub fn as_str(&self) -> &str {
@@ -209,7 +281,7 @@ macro_rules! written_as_text {
     )*};
 }
 
-written_as_text!(PciId, Size, InterfaceAddress, HostSuffix);
+written_as_text!(PciId, Size, InterfaceAddress, Subnet, HostSuffix);
 
 #[cfg(test)]
 mod tests {
@@ -253,6 +325,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_a_subnet_is_refused() {
+        for text in
+            ["10.0.0.0", "10.0.0.0/31", "10.0.0.0/7", "0.0.0.0/8", "127.0.0.0/8", "fd00::/127", "fd00::/+64"]
+        {
+            assert!(text.parse::<Subnet>().is_err(), "{text}");
+        }
+        let error = "fd00::1:0:0:0:5/64".parse::<Subnet>().unwrap_err();
+        assert!(error.contains("write `fd00:0:0:1::/64`"), "{error}");
+    }
+
+    #[test]
+    fn a_subnet_knows_its_addresses() {
+        let subnet: Subnet = "10.244.3.0/24".parse().unwrap();
+        for (address, inside) in [("10.244.3.255", true), ("10.244.4.0", false), ("fd00::1", false)] {
+            assert_eq!(subnet.contains(address.parse().unwrap()), inside, "{address}");
+        }
+    }
+
+    #[test]
     fn what_cannot_end_a_host_name_is_refused() {
         for text in ["", "-", "_dpu", "-dpü", ".dpu", &"a".repeat(33)] {
             assert!(text.parse::<HostSuffix>().is_err(), "{text}");
@@ -273,6 +364,7 @@ mod tests {
             let _ = text.parse::<PciId>();
             let _ = text.parse::<Size>();
             let _ = text.parse::<HostSuffix>();
+            let _ = text.parse::<Subnet>();
             if let Ok(address) = text.parse::<InterfaceAddress>() {
                 prop_assert_eq!(address.to_string().parse(), Ok(address));
             }
