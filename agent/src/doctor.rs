@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use crate::report::{Report, State};
 use crate::setup::{self, PHASES};
-use crate::{Card, mounts, programs, serve, storage};
+use crate::{Card, mounts, pods, programs, serve, storage};
 
-/// Asks the agent at an address whether the card serves.
-pub type Ask = dyn Fn(SocketAddr) -> Result<bool>;
+/// Asks the agent at an address whether a service of the card's serves; `""` is the card as a whole.
+pub type Ask = dyn Fn(SocketAddr, &str) -> Result<bool>;
 
 /// What a failure means for the card.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -70,6 +70,12 @@ static CHECKS: &[Check] = &[
         severity: Severity::Error,
         mend: "see `journalctl -u dpu-agent`, and the phases above",
         look: look_at_agent,
+    },
+    Check {
+        name: "pods",
+        severity: Severity::Error,
+        mend: "see `journalctl -u dpu-agent`, `dpu-agent pods`, and `[pods]` in /etc/dpukit/pods.toml or the plan",
+        look: look_at_pods,
     },
 ];
 
@@ -382,9 +388,23 @@ fn look_at_firewall(card: &Card, _: &Ask, report: &mut Report) -> Result<()> {
 #[allow(clippy::unnecessary_wraps, reason = "one signature for all checks")]
 fn look_at_agent(card: &Card, ask: &Ask, report: &mut Report) -> Result<()> {
     let address = serve::address(card);
-    match ask(address) {
+    match ask(address, "") {
         Ok(true) => report.found(format!("`{address}` answers that the card serves")),
         Ok(false) => report.wrong(format!("`{address}` answers that the card does not serve")),
+        Err(error) => report.wrong(format!("{error:#}")),
+    }
+    Ok(())
+}
+
+/// Pods can be connected: settings, state and VFs are good, and the agent says so too.
+fn look_at_pods(card: &Card, ask: &Ask, report: &mut Report) -> Result<()> {
+    pods::check::look(card, report)?;
+    if report.state() != State::Good {
+        return Ok(());
+    }
+    match ask(serve::address(card), dpu_api::cni_action_server::SERVICE_NAME) {
+        Ok(true) => report.found("the agent connects pods"),
+        Ok(false) => report.wrong("the agent says that it cannot connect pods now"),
         Err(error) => report.wrong(format!("{error:#}")),
     }
     Ok(())
@@ -397,7 +417,7 @@ mod tests {
     use crate::storage::tests::with_disk;
 
     #[allow(clippy::unnecessary_wraps, reason = "it stands for `serve::ask`")]
-    fn serving(_: SocketAddr) -> Result<bool> {
+    fn serving(_: SocketAddr, _: &str) -> Result<bool> {
         Ok(true)
     }
 
@@ -473,7 +493,10 @@ mod tests {
         good     services    9 services are active, and no unit failed
         good     firewall    drops by default, port 8000 is open to the link
         good     agent       `192.168.1.1:8000` answers that the card serves
-        14 checks: 13 good, 1 absent, 0 failed, 0 unknown
+        good     pods        0 attachments on the disk, all readable
+                             6 VFs `8086:10ca` are wired to the host's, each with an interface
+                             the agent connects pods
+        15 checks: 14 good, 1 absent, 0 failed, 0 unknown
         ");
     }
 
@@ -487,7 +510,7 @@ mod tests {
         fake.file("/proc/swaps", "Filename Type\n/swapfile file\n");
         fake.fail("nft", "Error: No such file or directory");
         let diagnosis =
-            examine(&fake.card(), &|_| anyhow::bail!("asking `192.168.1.1:8000`: no answer in 3s"));
+            examine(&fake.card(), &|_, _| anyhow::bail!("asking `192.168.1.1:8000`: no answer in 3s"));
         assert_eq!(diagnosis.exit_code(), 1);
         insta::assert_snapshot!(diagnosis.text(), @r"
         good     hugepages   8 pages of 32MiB are reserved
@@ -522,7 +545,9 @@ mod tests {
                              mend: see `nft -c -f /etc/nftables.conf`, then `systemctl restart nftables`
         FAILED   agent       asking `192.168.1.1:8000`: no answer in 3s
                              mend: see `journalctl -u dpu-agent`, and the phases above
-        14 checks: 8 good, 1 absent, 5 failed, 0 unknown
+        FAILED   pods        asking `192.168.1.1:8000`: no answer in 3s
+                             mend: see `journalctl -u dpu-agent`, `dpu-agent pods`, and `[pods]` in /etc/dpukit/pods.toml or the plan
+        15 checks: 8 good, 1 absent, 6 failed, 0 unknown
         ");
     }
 
@@ -649,8 +674,18 @@ mod tests {
     fn an_agent_that_says_no_is_told_apart_from_one_that_says_nothing() {
         let fake = healthy();
         let says = "`192.168.1.1:8000` answers that the card does not serve";
-        assert_eq!(only_wrong(&fake, &|_| Ok(false)), ("agent", vec![says.to_owned()]));
-        assert_eq!(only_wrong(&fake, &|_| anyhow::bail!("nobody")), ("agent", vec!["nobody".to_owned()]));
+        assert_eq!(
+            only_wrong(&fake, &|_, service| Ok(!service.is_empty())),
+            ("agent", vec![says.to_owned()])
+        );
+        assert_eq!(
+            only_wrong(&fake, &|_, service| if service.is_empty() {
+                anyhow::bail!("nobody")
+            } else {
+                Ok(true)
+            }),
+            ("agent", vec!["nobody".to_owned()])
+        );
     }
 
     #[test]

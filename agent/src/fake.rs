@@ -196,6 +196,29 @@ impl Fake {
         self.inner.set_vfs(pf, count);
     }
 
+    /// Makes another PF, with so many VFs of this id whose interfaces are `second0` and so on.
+    pub fn second_pf(&self, address: &str, vf: PciId, count: usize) {
+        self.pf(address, "8086:10c9", "igb", 7);
+        self.file(
+            &format!("/sys/bus/pci/devices/{address}/sriov_vf_device"),
+            &format!("{:04x}", vf.device()),
+        );
+        let bus = address.rsplit_once(':').unwrap().0;
+        for number in 0..count {
+            let address = format!("{bus}:10.{number}");
+            self.device(&address, &vf.to_string());
+            self.bind(&address, Some("igbvf"));
+            self.interface(&address, &format!("second{number}"));
+            self.link(&format!("/sys/bus/pci/devices/{bus}:00.0/virtfn{number}"), &format!("../{address}"));
+        }
+    }
+
+    /// Gives a device's interface another name.
+    pub fn rename(&self, address: &str, from: &str, to: &str) {
+        let net = self.inner.at(&format!("/sys/bus/pci/devices/{address}/net"));
+        fs::rename(net.join(from), net.join(to)).unwrap();
+    }
+
     /// Makes a pool give so many pages at most.
     pub fn limit_pages(&self, kibibytes: u64, most: u64) {
         self.inner.state().pages.insert(kibibytes, most);

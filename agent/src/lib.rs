@@ -2,7 +2,10 @@
 //!
 //! - [`setup`] does at boot what the board's plan asks for, phase by phase;
 //! - [`doctor`] checks the running card and names the mend for what is wrong;
-//! - [`serve`] answers gRPC health on the link to the host;
+//! - [`serve`] answers gRPC on the link to the host: health, and the calls of its CNI plugin;
+//! - [`trusted`] says who may ask, and pairs hosts;
+//! - [`pods`] makes the networks of the host's pods;
+//! - [`metrics`] counts, for Prometheus;
 //! - [`grow`] lets the data partition take the whole disk;
 //! - [`init`] is the first process: it makes `/etc`, `/var` and `/root` writable, then runs systemd.
 //!
@@ -13,6 +16,7 @@ pub mod card;
 pub mod doctor;
 pub mod grow;
 pub mod init;
+pub mod metrics;
 pub mod mounts;
 pub mod pci;
 pub mod pods;
@@ -22,6 +26,7 @@ pub mod serve;
 pub mod setup;
 pub mod storage;
 pub mod tree;
+pub mod trusted;
 
 #[cfg(test)]
 mod fake;

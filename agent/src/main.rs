@@ -3,11 +3,12 @@
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use dpu_agent::setup::{PHASES, phase};
-use dpu_agent::{Card, doctor, grow, serve, setup};
+use dpu_agent::trusted::{Way, command};
+use dpu_agent::{Card, doctor, grow, pods, serve, setup};
 use tracing_subscriber::EnvFilter;
 
 /// Sets the card up at boot, checks it, and answers for it
@@ -36,8 +37,19 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Answer gRPC health on the link to the host
+    /// Answer the host on the link: health, and the calls of its CNI plugin
     Serve,
+    /// List the pods' attachments
+    Pods {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say which hosts may ask for pods' networks
+    Pairing {
+        #[command(subcommand)]
+        action: command::Action,
+    },
     /// Let the data partition and its file system take the whole disk
     GrowData,
 }
@@ -63,6 +75,11 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Setup { phases } => Ok(set_up(&Card::system()?, phases)),
         Command::Doctor { json } => examine(&Card::system()?, *json),
         Command::Serve => serve::run(Card::system()?).map(|()| ExitCode::SUCCESS),
+        Command::Pairing { action } => {
+            print!("{}", command::run(&Card::system()?, action)?);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Pods { json } => list_pods(&Card::system()?, *json),
         Command::GrowData => {
             let report = grow::run();
             print!("{}", report.lines());
@@ -91,13 +108,28 @@ fn set_up(card: &Card, names: &[String]) -> ExitCode {
 }
 
 fn examine(card: &Card, json: bool) -> Result<ExitCode> {
-    let diagnosis = doctor::examine(card, &serve::ask);
+    let way = Way::of(card).map_err(|error| format!("{error:#}"));
+    let ask = move |address, service: &str| match &way {
+        Ok(way) => serve::ask(way, address, service),
+        Err(error) => bail!("{error}"),
+    };
+    let diagnosis = doctor::examine(card, &ask);
     if json {
         println!("{}", serde_json::to_string_pretty(&diagnosis)?);
     } else {
         print!("{}", diagnosis.text());
     }
     Ok(ExitCode::from(diagnosis.exit_code()))
+}
+
+fn list_pods(card: &Card, json: bool) -> Result<ExitCode> {
+    let list = pods::list::list(card)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&list)?);
+    } else {
+        print!("{}", list.text());
+    }
+    Ok(if list.damaged.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Logs go to standard error, so that standard output holds results alone. The journal has its own
@@ -144,7 +176,9 @@ mod tests {
         Commands:
           setup      Do what the board's plan asks for, phase by phase
           doctor     Check the running card, and name the mend for what is wrong
-          serve      Answer gRPC health on the link to the host
+          serve      Answer the host on the link: health, and the calls of its CNI plugin
+          pods       List the pods' attachments
+          pairing    Say which hosts may ask for pods' networks
           grow-data  Let the data partition and its file system take the whole disk
           help       Print this message or the help of the given subcommand(s)
 

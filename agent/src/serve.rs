@@ -3,6 +3,9 @@
 //! The service `""` stands for the card as a whole, `dpukit.setup.<phase>` for one phase of the
 //! set-up. The card serves while all phases are good, which is looked at again and again.
 
+mod pods;
+mod routes;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,19 +13,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use sd_notify::NotifyState;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Endpoint, Server};
+use tokio_stream::Stream;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus as Answer;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::server::HealthReporter;
+use tower::Layer as _;
 
 use crate::Card;
+use crate::metrics::{self, Metrics};
+use crate::pods::Pods;
 use crate::setup::{self, PHASES};
+use crate::trusted::{Door, Way};
 
 /// How the server behaves in time.
 #[derive(Debug, Clone, Copy)]
@@ -47,13 +56,52 @@ impl Pace {
     };
 }
 
+/// What is served.
+pub struct Served {
+    /// The card.
+    pub card: Arc<Card>,
+    /// Its pods.
+    pub pods: Arc<Pods>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Served {
+    /// Starts what the card's plan asks for; needs a runtime.
+    pub fn start(card: Arc<Card>) -> Self {
+        let metrics = Arc::new(Metrics::new());
+        let pods = Arc::new(Pods::start(&card, &metrics));
+        Self { card, pods, metrics }
+    }
+
+    /// Answers for ever who asks for metrics. Where it can't, the card serves all the same.
+    async fn tell_metrics(&self) {
+        match metrics::listen(&self.card).await {
+            Ok(listener) => {
+                let (card, pods) = (Arc::clone(&self.card), Arc::clone(&self.pods));
+                let metrics = Arc::clone(&self.metrics);
+                let answer = Arc::new(move || {
+                    metrics.set_vfs(pods.usage());
+                    metrics.text(&card)
+                });
+                tokio::spawn(metrics::serve(listener, answer));
+            }
+            Err(error) => tracing::error!("no metrics: {error:#}"),
+        }
+    }
+}
+
 /// Serves on the plan's address until it is told to stop by SIGTERM or SIGINT.
 pub fn run(card: Card) -> Result<()> {
     let address = address(&card);
     runtime()?.block_on(async {
         let stop = stop_signal()?;
-        let listener = listen(address, Pace::CARD.address).await?;
-        serve(Arc::new(card), listener, Pace::CARD, stop).await
+        let served = Served::start(Arc::new(card));
+        served.tell_metrics().await;
+        // Before the link is waited for: what is wrong with the keys is told at once.
+        let door = Door::open(&served.card)?;
+        let incoming = door.incoming(listen(address, Pace::CARD.address).await?);
+        serve(served, door, address, incoming, Pace::CARD, stop).await
     })
 }
 
@@ -62,12 +110,12 @@ pub fn address(card: &Card) -> SocketAddr {
     SocketAddr::new(card.plan.link.address.address(), card.plan.agent.port.get())
 }
 
-/// What the agent at `address` says of the card: `Ok(true)` where it serves.
+/// What the agent at `address` says of a service, `""` for the card as a whole: `Ok(true)` where it serves.
 ///
 /// # Errors
 /// Where nobody answers in [`Pace::CARD`]'s time, or the answer makes no sense.
-pub fn ask(address: SocketAddr) -> Result<bool> {
-    let answer = runtime()?.block_on(ask_in(address, String::new(), Pace::CARD.answer))?;
+pub fn ask(way: &Way, address: SocketAddr, service: &str) -> Result<bool> {
+    let answer = runtime()?.block_on(ask_in(way, address, service.to_owned(), Pace::CARD.answer))?;
     Ok(answer == Answer::Serving)
 }
 
@@ -116,24 +164,36 @@ pub async fn listen(address: SocketAddr, patience: Duration) -> Result<TcpListen
     }
 }
 
-/// Serves until `stop` becomes true.
-pub async fn serve(
-    card: Arc<Card>,
-    listener: TcpListener,
+/// Serves those who connect, and whom the door lets through, until `stop` becomes true. `address` is where the
+/// agent finds itself.
+pub async fn serve<C, E>(
+    served: Served,
+    door: Door,
+    address: SocketAddr,
+    incoming: impl Stream<Item = Result<C, E>>,
     pace: Pace,
     stop: watch::Receiver<bool>,
-) -> Result<()> {
-    let address = listener.local_addr().context("asking for the address that is listened on")?;
+) -> Result<()>
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let (reporter, health) = tonic_health::server::health_reporter();
     // Until the first look the card does not serve; the crate's own default is that it does.
-    reporter.set_service_status("", ServingStatus::NotServing).await;
+    for service in ["", pods::SERVICE] {
+        reporter.set_service_status(service, ServingStatus::NotServing).await;
+    }
+    let routes = routes::routes(&served, &door, health)?;
+    let way = Way::of(&served.card)?;
     let looked = Arc::new(Looked::new());
-    let look = tokio::spawn(keep_looking(card, reporter, Arc::clone(&looked), pace.look));
-    let watchdog = tokio::spawn(keep_alive(address, looked, pace));
+    let look = tokio::spawn(keep_looking(served.card, reporter.clone(), Arc::clone(&looked), pace.look));
+    let look_at_pods = tokio::spawn(pods::keep_looking(served.pods, reporter, pace.look));
+    let watchdog = tokio::spawn(keep_alive(way, address, looked, pace));
+    let tend = tokio::spawn(door.clone().tend());
 
     let server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
-        .serve_with_incoming_shutdown(health, TcpIncoming::from(listener), told(stop.clone()));
+        .serve_with_incoming_shutdown(door.gate().layer(routes), incoming, told(stop.clone()));
     tracing::info!(%address, "answering");
     notify(&[NotifyState::Ready]);
     let ended = tokio::select! {
@@ -145,8 +205,9 @@ pub async fn serve(
         }
     };
     notify(&[NotifyState::Stopping]);
-    look.abort();
-    watchdog.abort();
+    for task in [look, look_at_pods, watchdog, tend] {
+        task.abort();
+    }
     ended
 }
 
@@ -229,10 +290,10 @@ fn tell(bad: &[(&str, String)]) {
 
 /// Tells systemd's watchdog that all is well, for as long as it is: the server answers a real call,
 /// and the phases are being looked at. Where systemd has no watchdog there is nothing to do.
-async fn keep_alive(address: SocketAddr, looked: Arc<Looked>, pace: Pace) {
+async fn keep_alive(way: Way, address: SocketAddr, looked: Arc<Looked>, pace: Pace) {
     let Some(limit) = sd_notify::watchdog_enabled() else { return };
     loop {
-        match is_alive(address, &looked, pace).await {
+        match is_alive(&way, address, &looked, pace).await {
             Ok(()) => notify(&[NotifyState::Watchdog]),
             Err(error) => tracing::error!("the agent's check of itself failed: {error:#}"),
         }
@@ -240,19 +301,19 @@ async fn keep_alive(address: SocketAddr, looked: Arc<Looked>, pace: Pace) {
     }
 }
 
-async fn is_alive(address: SocketAddr, looked: &Looked, pace: Pace) -> Result<()> {
+async fn is_alive(way: &Way, address: SocketAddr, looked: &Looked, pace: Pace) -> Result<()> {
     let most = pace.look * 3 + pace.answer;
     if looked.age() > most {
         bail!("the phases were last looked at {:?} ago, {most:?} is the most", looked.age());
     }
-    ask_in(address, String::new(), pace.answer).await.map(drop)
+    ask_in(way, address, String::new(), pace.answer).await.map(drop)
 }
 
 /// Asks for the health of one service.
-pub async fn ask_in(address: SocketAddr, service: String, patience: Duration) -> Result<Answer> {
+pub async fn ask_in(way: &Way, address: SocketAddr, service: String, patience: Duration) -> Result<Answer> {
     let asking = async {
-        let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
-        let answer = HealthClient::new(channel).check(HealthCheckRequest { service }).await?;
+        let answer =
+            HealthClient::new(way.channel(address).await?).check(HealthCheckRequest { service }).await?;
         let status = answer.into_inner().status;
         Answer::try_from(status).map_err(|_| anyhow!("the answer {status} is no health status"))
     };
@@ -283,18 +344,35 @@ mod tests {
         farewell: Duration::from_millis(200),
     };
 
-    async fn start(fake: &Fake) -> (SocketAddr, watch::Sender<bool>, JoinHandle<Result<()>>) {
+    /// A server, once it answers.
+    async fn start(fake: &Fake) -> (At, watch::Sender<bool>, JoinHandle<Result<()>>) {
         let listener = listen("127.0.0.1:0".parse().unwrap(), QUICK.address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(serve(Arc::new(fake.card()), listener, QUICK, stopped));
-        (address, stop, server)
+        let served = Served::start(Arc::new(fake.card()));
+        let door = Door::open(&served.card).unwrap();
+        let way = Way::of(&served.card).unwrap();
+        let incoming = door.incoming(listener);
+        let server = tokio::spawn(serve(served, door, address, incoming, QUICK, stopped));
+        (At { way, address }, stop, server)
     }
 
-    async fn becomes(address: SocketAddr, service: &str, wanted: Answer) {
+    /// Where a server is.
+    struct At {
+        way: Way,
+        address: SocketAddr,
+    }
+
+    impl At {
+        async fn ask(&self, service: &str) -> Result<Answer> {
+            ask_in(&self.way, self.address, service.to_owned(), QUICK.answer).await
+        }
+    }
+
+    async fn becomes(at: &At, service: &str, wanted: Answer) {
         let mut last = None;
         for _ in 0..100 {
-            last = Some(ask_in(address, service.to_owned(), QUICK.answer).await);
+            last = Some(at.ask(service).await);
             if matches!(last, Some(Ok(answer)) if answer == wanted) {
                 return;
             }
@@ -306,34 +384,34 @@ mod tests {
     #[tokio::test]
     async fn the_card_serves_while_all_phases_are_good() {
         let fake = fake::virt();
-        let (address, stop, server) = start(&fake).await;
-        becomes(address, "", Answer::NotServing).await;
-        becomes(address, "dpukit.setup.swap", Answer::Serving).await;
-        becomes(address, "dpukit.setup.vfio", Answer::NotServing).await;
+        let (at, stop, server) = start(&fake).await;
+        becomes(&at, "", Answer::NotServing).await;
+        becomes(&at, "dpukit.setup.swap", Answer::Serving).await;
+        becomes(&at, "dpukit.setup.vfio", Answer::NotServing).await;
         for phase in PHASES {
             setup::run(&fake.card(), phase);
         }
-        becomes(address, "", Answer::Serving).await;
+        becomes(&at, "", Answer::Serving).await;
         fake.bind("0000:00:03.0", None);
-        becomes(address, "", Answer::NotServing).await;
-        becomes(address, "dpukit.setup.vfio", Answer::NotServing).await;
-        becomes(address, "dpukit.setup.link", Answer::Serving).await;
+        becomes(&at, "", Answer::NotServing).await;
+        becomes(&at, "dpukit.setup.vfio", Answer::NotServing).await;
+        becomes(&at, "dpukit.setup.link", Answer::Serving).await;
         stop.send(true).unwrap();
         server.await.unwrap().unwrap();
-        assert!(ask_in(address, String::new(), QUICK.answer).await.is_err());
+        assert!(at.ask("").await.is_err());
     }
 
     #[tokio::test]
     async fn an_unknown_service_is_an_error_and_no_answer() {
-        let (address, _stop, _server) = start(&fake::virt()).await;
-        let error = format!("{:#}", ask_in(address, "nobody".into(), QUICK.answer).await.unwrap_err());
+        let (at, _stop, _server) = start(&fake::virt()).await;
+        let error = format!("{:#}", at.ask("nobody").await.unwrap_err());
         assert!(error.contains("asking `127.0.0.1:"), "{error}");
     }
 
     #[tokio::test]
     async fn a_call_without_end_does_not_hold_up_the_stop() {
-        let (address, stop, server) = start(&fake::virt()).await;
-        let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let (at, stop, server) = start(&fake::virt()).await;
+        let channel = at.way.channel(at.address).await.unwrap();
         let request = HealthCheckRequest { service: String::new() };
         let mut watch = HealthClient::new(channel).watch(request).await.unwrap().into_inner();
         assert!(watch.message().await.unwrap().is_some());
@@ -363,15 +441,15 @@ mod tests {
 
     #[tokio::test]
     async fn the_agent_is_not_alive_where_nobody_looks_or_answers() {
-        let (address, stop, server) = start(&fake::virt()).await;
+        let (at, stop, server) = start(&fake::virt()).await;
         let looked = Looked::new();
-        assert!(is_alive(address, &looked, QUICK).await.is_ok());
+        assert!(is_alive(&at.way, at.address, &looked, QUICK).await.is_ok());
         let impatient = Pace { look: Duration::ZERO, answer: Duration::from_millis(1), ..QUICK };
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let error = is_alive(address, &looked, impatient).await.unwrap_err().to_string();
+        let error = is_alive(&at.way, at.address, &looked, impatient).await.unwrap_err().to_string();
         assert!(error.starts_with("the phases were last looked at"), "{error}");
         stop.send(true).unwrap();
         server.await.unwrap().unwrap();
-        assert!(is_alive(address, &looked, QUICK).await.is_err());
+        assert!(is_alive(&at.way, at.address, &looked, QUICK).await.is_err());
     }
 }

@@ -22,7 +22,12 @@ pub struct Tree {
 impl Tree {
     /// The running system.
     pub fn system() -> Self {
-        Self::new(PathBuf::from("/"), Box::new(write_attribute))
+        Self::below("/")
+    }
+
+    /// The running system, with its files below `root`.
+    pub fn below(root: impl Into<PathBuf>) -> Self {
+        Self::new(root.into(), Box::new(write_attribute))
     }
 
     /// The files below `root`, whose attributes are written by `set`, which gets the real path.

@@ -11,8 +11,9 @@ use std::time::Duration;
 use common::{inside, run};
 use dpu_agent::programs::System;
 use dpu_agent::report::State;
-use dpu_agent::serve::{self, Pace};
+use dpu_agent::serve::{self, Pace, Served};
 use dpu_agent::tree::Tree;
+use dpu_agent::trusted::{Door, Way};
 use dpu_agent::{Card, setup};
 
 /// A card whose only VF is the real interface `vf0`; all else that sysfs has is not there.
@@ -84,10 +85,12 @@ fn the_agent_waits_for_the_link_and_answers_on_it() {
         let listener = serve::listen(address, Duration::from_secs(20)).await.unwrap();
         assert_eq!(setting_up.await.unwrap().state, State::Good);
         let (stop, stopped) = tokio::sync::watch::channel(false);
-        let server = tokio::spawn(serve::serve(Arc::clone(&card), listener, Pace::CARD, stopped));
+        let (served, door) = (Served::start(Arc::clone(&card)), Door::open(&card).unwrap());
+        let (way, incoming) = (Way::of(&card).unwrap(), door.incoming(listener));
+        let server = tokio::spawn(serve::serve(served, door, address, incoming, Pace::CARD, stopped));
         let service = "dpukit.setup.link".to_owned();
         for _ in 0..100 {
-            let answer = serve::ask_in(address, service.clone(), Pace::CARD.answer).await;
+            let answer = serve::ask_in(&way, address, service.clone(), Pace::CARD.answer).await;
             if answer.is_ok_and(|answer| answer.as_str_name() == "SERVING") {
                 stop.send(true).unwrap();
                 server.await.unwrap().unwrap();

@@ -20,6 +20,10 @@ fn install_plan(plan: &str) {
     fs::write("/mnt/upper/dpukit/plan.toml", plan).unwrap();
     let options = "lowerdir=/usr/lib,upperdir=/mnt/upper,workdir=/mnt/work";
     run("mount", &["-t", "overlay", "overlay", "-o", options, "/usr/lib"]);
+    // Keys and codes that it makes are this namespace's own.
+    for folder in ["/var/lib", "/run"] {
+        run("mount", &["-t", "tmpfs", "tmpfs", folder]);
+    }
 }
 
 /// The agent, with a socket that stands for systemd's. Killed at the end.
