@@ -1,12 +1,15 @@
 //! ADD: a pod gets a VF, and its network on the card.
 //!
-//! All that can be wrong is looked at first; then the VF is claimed, addresses are made, the card is
-//! asked, and the interface is handed over. Where one of these fails, those before are undone.
+//! All that can be wrong is looked at first; then the VF is claimed, addresses are made, and the card is
+//! asked, while the interface is handed over. Where one of these fails, those before are undone.
+
+use std::cell::Cell;
+use std::thread::{self, ScopedJoinHandle};
 
 use anyhow::{Context as _, Result};
-use dpu_api::{CniAddRequest, IpaMallocatedbyHost};
+use dpu_api::{CniAddRequest, CniAddResponse, IpaMallocatedbyHost};
 
-use crate::card::{Cards, messages};
+use crate::card::{Card, Cards, messages};
 use crate::choose::{Wish, choose};
 use crate::claims::{Before, Claim, Left, Lock};
 use crate::cni::{Attachment, Code, Interface, Invocation, Outcome, Pod};
@@ -125,10 +128,9 @@ fn connect(
         ip6_info,
         ..CniAddRequest::default()
     };
-    let answer = undo.cards.of(&config.agent)?.add(&request, deadline)?;
+    let answer = ask_and_move(host, undo.cards.of(&config.agent)?, &request, claim, namespace, deadline)?;
     let network = Network::of(&answer, held.as_ref(), config.mtu)?;
-    let link =
-        device::hand_over(host, claim, namespace, &network.setting(), deadline).context(Code::KERNEL)?;
+    let link = device::set_up(claim, namespace, &network.setting(), deadline).context(Code::KERNEL)?;
     tracing::info!(vf = claim.vf.address, ?network, "the pod has its network");
     let interface = Interface {
         name: link.name,
@@ -138,4 +140,37 @@ fn connect(
         pci: Some(claim.vf.address.clone()),
     };
     Ok(Outcome { interfaces: vec![interface], ..network.outcome() })
+}
+
+/// Asks the card for the pod's network, and moves the interface while the card works: the kernel takes longer
+/// for that than for all else together, and waits most of it.
+fn ask_and_move(
+    host: &mut Host,
+    card: &mut Card,
+    request: &CniAddRequest,
+    claim: &Claim,
+    namespace: &Namespace,
+    deadline: Deadline,
+) -> Result<CniAddResponse> {
+    let link = host.interface(&claim.vf)?;
+    let gone = || Code::KERNEL.because(format_args!("the interface of `{}` has gone", claim.vf.address));
+    let index = link.ok_or_else(gone)?.index;
+    let name = &claim.attachment.interface;
+    let (answer, moved) = thread::scope(|scope| {
+        let netlink = Cell::new(Some(&mut host.netlink));
+        let moving = Cell::new(None);
+        let begin = || {
+            if let Some(netlink) = netlink.take() {
+                moving.set(Some(scope.spawn(|| device::hand_over(netlink, index, namespace, name))));
+            }
+        };
+        let answer = card.add(request, deadline, begin);
+        (answer, moving.take().map(ScopedJoinHandle::join))
+    });
+    let answer = answer?;
+    match moved {
+        Some(Ok(moved)) => moved.context(Code::KERNEL)?,
+        _ => return Err(Code::INTERNAL.because("moving the interface panicked")),
+    }
+    Ok(answer)
 }

@@ -1,28 +1,60 @@
 //! Tells the neighbours that an address lives here now: gratuitous ARP (RFC 5227, section 3) and
 //! unsolicited neighbour advertisement (RFC 4861, section 7.2.6). Without them, whoever knew the
 //! address at another VF goes on sending there until its table forgets.
+//!
+//! Where it can be, the kernel sends the ARP itself: to close a packet socket takes it many milliseconds,
+//! for it waits until no processor looks at the socket any more.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd as _;
 
 use anyhow::{Context as _, Result};
 use nix::ifaddrs::getifaddrs;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrLike as _, bind, socket};
+use nix::sys::socket::sockopt::Ipv6MulticastHops;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, SockaddrLike as _, bind, sendto,
+    setsockopt, socket,
+};
 
 use crate::address::Mac;
 
-/// Sends the announcement of each address through an interface of this thread's namespace.
-pub fn announce(interface: &str, mac: Mac, addresses: &[IpAddr]) -> Result<()> {
+/// Has the kernel announce the IPv4 addresses that an interface of this thread's namespace has when it goes
+/// up with its cable in (`arp_notify` of Documentation/networking/ip-sysctl.rst).
+pub fn by_kernel(interface: &str) -> Result<()> {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/arp_notify");
+    fs::write(&path, "1").with_context(|| format!("writing `1` to `{path}`"))
+}
+
+/// Announces IPv4 addresses through an interface of this thread's namespace.
+pub fn announce_ipv4(interface: &str, mac: Mac, addresses: &[Ipv4Addr]) -> Result<()> {
+    if addresses.is_empty() {
+        return Ok(());
+    }
     let mut wire = wire(interface).with_context(|| format!("opening the interface `{interface}`"))?;
     for address in addresses {
-        let frame = match *address {
-            IpAddr::V4(ip) => arp(mac, ip).to_vec(),
-            IpAddr::V6(ip) => advertisement(mac, ip),
-        };
-        wire.write_all(&frame).with_context(|| format!("announcing {address} through `{interface}`"))?;
+        let written = wire.write_all(&arp(mac, *address));
+        written.with_context(|| format!("announcing {address} through `{interface}`"))?;
     }
+    Ok(())
+}
+
+/// Announces an IPv6 address through the interface of this number, which has it.
+pub fn announce_ipv6(index: u32, mac: Mac, address: Ipv6Addr) -> Result<()> {
+    try_announce_ipv6(index, mac, address).with_context(|| format!("announcing {address}"))
+}
+
+fn try_announce_ipv6(index: u32, mac: Mac, address: Ipv6Addr) -> Result<()> {
+    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    // Receivers insist on it.
+    const HOPS: i32 = 255;
+    let of = |address, scope| SockaddrIn6::from(SocketAddrV6::new(address, 0, 0, scope));
+    let socket = socket(AddressFamily::Inet6, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::IcmpV6)?;
+    setsockopt(&socket, Ipv6MulticastHops, &HOPS)?;
+    let scope = if address.is_unicast_link_local() { index } else { 0 };
+    bind(socket.as_raw_fd(), &of(address, scope))?;
+    sendto(socket.as_raw_fd(), &advertisement(mac, address), &of(ALL_NODES, index), MsgFlags::empty())?;
     Ok(())
 }
 
@@ -51,37 +83,15 @@ fn arp(mac: Mac, ip: Ipv4Addr) -> [u8; 42] {
     frame
 }
 
-/// A neighbour advertisement to all nodes, which overrides what they know.
+/// A neighbour advertisement that overrides what is known. The kernel fills the sum in.
 fn advertisement(mac: Mac, ip: Ipv6Addr) -> Vec<u8> {
-    const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
-    const ICMP: u8 = 58;
     // Type 136, code 0, the checksum's place, the flag "override".
     let mut message = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
     message.extend(ip.octets());
     // The option "target link-layer address", of 8 octets.
     message.extend([2, 1]);
     message.extend(mac.0);
-    let length = u8::try_from(message.len()).unwrap_or(u8::MAX);
-    let pseudo = [&ip.octets()[..], &ALL_NODES.octets(), &[0, 0, 0, length, 0, 0, 0, ICMP]].concat();
-    let sum = checksum(&[pseudo, message.clone()].concat());
-    message[2..4].copy_from_slice(&sum.to_be_bytes());
-
-    let mut frame = vec![0x33, 0x33, 0, 0, 0, 1];
-    frame.extend(mac.0);
-    // IPv6; version 6, length, next header, hop limit 255, which receivers insist on.
-    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, length, ICMP, 255]);
-    frame.extend(ip.octets());
-    frame.extend(ALL_NODES.octets());
-    frame.extend(message);
-    frame
-}
-
-/// The Internet checksum (RFC 1071) of an even number of octets.
-fn checksum(octets: &[u8]) -> u16 {
-    let sum: u32 = octets.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    let folded = (folded & 0xffff) + (folded >> 16);
-    !u16::try_from(folded & 0xffff).unwrap_or(0)
+    message
 }
 
 #[cfg(test)]
@@ -104,13 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn an_advertisement_has_a_sum_that_receivers_take() {
+    fn an_advertisement_names_the_address_and_where_it_lives() {
         let ip: Ipv6Addr = "fd00::7".parse().unwrap();
-        let frame = advertisement(MAC, ip);
-        assert_eq!(frame.len(), 14 + 40 + 32);
-        assert_eq!(hex(&frame[..22]), "33330000000102000000000786dd6000000000203aff");
-        // RFC 1071: the sum over the data with its checksum is all ones, so that its complement is zero.
-        let pseudo = [&frame[22..54], &[0, 0, 0, 32, 0, 0, 0, 58]].concat();
-        assert_eq!(checksum(&[&pseudo[..], &frame[54..]].concat()), 0);
+        assert_eq!(
+            hex(&advertisement(MAC, ip)),
+            "8800000020000000fd0000000000000000000000000000070201020000000007"
+        );
     }
 }

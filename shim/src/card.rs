@@ -5,6 +5,8 @@
 
 mod connect;
 pub mod messages;
+#[cfg(test)]
+mod paired;
 
 use std::error::Error;
 use std::fmt;
@@ -64,8 +66,17 @@ impl Card {
     }
 
     /// Makes a pod's network.
-    pub fn add(&mut self, request: &CniAddRequest, deadline: Deadline) -> Result<CniAddResponse> {
+    ///
+    /// `meanwhile` is called when the agent is there and is about to be asked; where it is asked again, it is
+    /// called again.
+    pub fn add(
+        &mut self,
+        request: &CniAddRequest,
+        deadline: Deadline,
+        meanwhile: impl Fn(),
+    ) -> Result<CniAddResponse> {
         self.call("cmdAdd", request, deadline, async |channel, request| {
+            meanwhile();
             CniActionClient::new(channel).cmd_add(request).await
         })
     }

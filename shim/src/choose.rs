@@ -34,7 +34,7 @@ pub fn choose(host: &mut Host, undo: &mut Undo, wish: &Wish) -> Result<Claim> {
     if let Some(claim) = try_all(host, undo, wish, &vfs)? {
         return Ok(claim);
     }
-    recover(host, undo, wish, &vfs)?;
+    recover(host, undo, &vfs, wish.deadline)?;
     match try_all(host, undo, wish, &vfs)? {
         Some(claim) => Ok(claim),
         None => Err(none_is_free(host, &vfs)?),
@@ -110,7 +110,7 @@ fn try_one(host: &mut Host, wish: &Wish, vf: &Vf) -> Result<Option<Claim>> {
 }
 
 /// Frees VFs whose pods have gone without a DEL: after a start of the host, or where a runtime forgot.
-fn recover(host: &mut Host, undo: &mut Undo, wish: &Wish, vfs: &[Vf]) -> Result<()> {
+pub fn recover(host: &mut Host, undo: &mut Undo, vfs: &[Vf], deadline: Deadline) -> Result<()> {
     for claim in host.store.claims()? {
         if !vfs.iter().any(|vf| vf.address == claim.vf.address) {
             continue;
@@ -120,7 +120,7 @@ fn recover(host: &mut Host, undo: &mut Undo, wish: &Wish, vfs: &[Vf]) -> Result<
         let Some(claim) = host.store.claim(&claim.attachment)? else { continue };
         if claim.namespace.open(&host.files)?.is_none() && host.interface(&claim.vf)?.is_some() {
             tracing::warn!(attachment = %claim.attachment, vf = claim.vf.address, "its pod has gone without a DEL");
-            undo.undo(host, claim, wish.deadline, &lock)?;
+            undo.undo(host, claim, deadline, &lock)?;
         }
     }
     for vf in vfs {

@@ -132,6 +132,12 @@ impl Store {
         Ok(Self { claims: folder("claims")?, tombstones: folder("tombstones")?, locks: folder("locks")? })
     }
 
+    /// The store of this host for reading alone: nothing is made, and there may be nothing.
+    pub fn look(files: &Files) -> Self {
+        let folder = |name| files.at(format!("{FOLDER}/{name}"));
+        Self { claims: folder("claims"), tombstones: folder("tombstones"), locks: folder("locks") }
+    }
+
     /// Waits for the lock of an attachment.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::address::{Cidr, Mac};
-use crate::announce::announce;
+use crate::announce;
 use crate::claims::{Before, Claim};
 use crate::cni::Code;
 use crate::deadline::Deadline;
@@ -25,37 +25,35 @@ pub struct Setting {
     pub hops: Vec<Hop>,
 }
 
-/// Moves a claim's interface into the pod and sets it up there.
-pub fn hand_over(
-    host: &mut Host,
-    claim: &Claim,
-    pod: &Namespace,
-    setting: &Setting,
-    deadline: Deadline,
-) -> Result<Link> {
+/// Moves the interface of this number into the pod, where it gets its name. It stays down.
+pub fn hand_over(netlink: &mut Netlink, index: u32, pod: &Namespace, name: &str) -> Result<()> {
+    netlink.change(index, &Change { namespace: Some(pod.as_fd()), name: Some(name), ..Change::default() })
+}
+
+/// Sets a claim's interface up in the pod.
+pub fn set_up(claim: &Claim, pod: &Namespace, setting: &Setting, deadline: Deadline) -> Result<Link> {
     let name = &claim.attachment.interface;
-    let link = host.interface(&claim.vf)?;
-    let link = link.with_context(|| format!("the interface of `{}` has gone", claim.vf.address))?;
-    host.netlink.change(
-        link.index,
-        &Change { namespace: Some(pod.as_fd()), name: Some(name), ..Change::default() },
-    )?;
     pod.within(|| {
         let mut inside = Netlink::here()?;
         let link = inside.link(name)?.with_context(|| format!("`{name}` did not arrive in the pod"))?;
-        if setting.addresses.iter().any(|address| address.address().is_ipv6()) {
+        let (ipv6, ipv4): (Vec<Cidr>, Vec<Cidr>) =
+            setting.addresses.iter().copied().partition(|address| address.address().is_ipv6());
+        if !ipv6.is_empty() {
             prepare_ipv6(name)?;
         }
+        announce::by_kernel(name)?;
+        for address in ipv4 {
+            inside.add_address(link.index, address)?;
+        }
         inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
-        for address in &setting.addresses {
-            inside.add_address(link.index, *address)?;
+        for address in ipv6 {
+            inside.add_address(link.index, address)?;
         }
         for hop in &setting.hops {
             inside.add_hop(link.index, *hop)?;
         }
-        let link = wait_for_carrier(&mut inside, name, deadline)?;
-        let addresses: Vec<IpAddr> = setting.addresses.iter().map(|address| address.address()).collect();
-        if let Err(error) = announce(name, claim.before.mac, &addresses) {
+        let (link, was_in) = wait_for_carrier(&mut inside, name, deadline)?;
+        if let Err(error) = announce_all(&link, claim.before.mac, setting, was_in) {
             // The neighbours find out by themselves, only later.
             tracing::warn!("{error:#}");
         }
@@ -73,21 +71,34 @@ fn prepare_ipv6(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits a little for the cable: what is sent before is lost.
-fn wait_for_carrier(inside: &mut Netlink, name: &str, deadline: Deadline) -> Result<Link> {
+/// Announces what the kernel has not: of IPv4, what it tried before the cable was in.
+fn announce_all(link: &Link, mac: Mac, setting: &Setting, was_in: bool) -> Result<()> {
+    let mut late = Vec::new();
+    for address in &setting.addresses {
+        match address.address() {
+            IpAddr::V4(ip) if !was_in => late.push(ip),
+            IpAddr::V4(_) => {}
+            IpAddr::V6(ip) => announce::announce_ipv6(link.index, mac, ip)?,
+        }
+    }
+    announce::announce_ipv4(&link.name, mac, &late)
+}
+
+/// Waits a little for the cable: what is sent before is lost. True where it was in from the first.
+fn wait_for_carrier(inside: &mut Netlink, name: &str, deadline: Deadline) -> Result<(Link, bool)> {
     const PATIENCE: Duration = Duration::from_millis(250);
     let mut look = || inside.link(name)?.with_context(|| format!("`{name}` has gone"));
     let link = look()?;
     // A cable that is in when the interface goes up carries packets at once; for one that comes later, the
     // kernel has to take note first.
     if link.carrier {
-        return Ok(link);
+        return Ok((link, true));
     }
     let running = deadline.at_most(PATIENCE).wait_for(|| Ok(Some(look()?).filter(|link| link.running)))?;
     if running.is_none() {
         tracing::warn!("no carrier after {PATIENCE:?}, the pod starts without");
     }
-    Ok(running.unwrap_or(link))
+    Ok((running.unwrap_or(link), false))
 }
 
 /// Gets a claim's interface back from wherever it is, and makes it what it was.

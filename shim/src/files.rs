@@ -88,6 +88,18 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     written.with_context(|| format!("writing `{}`", path.display()))
 }
 
+/// Puts a file in place of whatever is at `path`, in one step and for good.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+    fs::create_dir_all(folder).with_context(|| format!("making the folder `{}`", folder.display()))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let beside = folder.join(format!(".{name}.new"));
+    write(&beside, bytes)?;
+    // The name is on the disk once the folder is.
+    let renamed = fs::rename(&beside, path).and_then(|()| fs::File::open(folder)?.sync_all());
+    renamed.with_context(|| format!("renaming `{}` to `{name}`", beside.display()))
+}
+
 /// Removes a file; it may be gone already.
 pub fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {

@@ -1,9 +1,8 @@
 //! The host's side of pods through the card.
 //!
 //! The program `offload-cni` is a CNI plugin: a pod gets an SR-IOV VF of the card, and the card makes its
-//! network.
+//! network. The program `dpu-host` sets the host up for it, and watches the card.
 
-pub mod address;
 pub mod cni;
 pub mod config;
 pub mod deadline;
@@ -15,7 +14,9 @@ pub mod namespace;
 pub mod netlink;
 pub mod vf;
 
+pub mod pairing;
 pub mod plugin;
+pub mod service;
 
 mod add;
 mod announce;
@@ -33,3 +34,5 @@ mod undo;
 
 #[cfg(test)]
 mod fake;
+
+pub use dpu_cni::address;

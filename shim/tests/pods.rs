@@ -91,6 +91,29 @@ fn pods_reach_each_other_in_both_families_and_neighbours_hear_of_them() {
     world.must_be_clean();
 }
 
+#[test]
+#[ignore = "needs root, for network namespaces"]
+fn an_address_is_announced_where_the_cable_comes_late() {
+    if !inside("an_address_is_announced_where_the_cable_comes_late") {
+        return;
+    }
+    let world = World::new(1);
+    run("ip -n card link set dev card0 down");
+    make_pod("c1");
+    let call = world.start("ADD", "c1", &json!({}));
+    wait_until("the pod's end is up", || {
+        link("c1", "eth0").is_some_and(|link| link["flags"].to_string().contains("\"UP\""))
+    });
+    run("ip -n card link set dev card0 up");
+    Answer::of(call).result();
+    wait_until("the card has heard of it", || {
+        let neighbours = run("ip -n card neighbour show dev card0");
+        neighbours.lines().any(|line| line.starts_with("10.1.0.16 ") && line.contains(&mac(0)))
+    });
+    world.del("c1");
+    world.must_be_clean();
+}
+
 /// Whether a pod gets an answer from an address, through a TCP connection: to be refused is an answer.
 fn ping(_family: &str, address: &str) -> bool {
     let pod = dpukit_host::namespace::Namespace::open("/run/netns/c1".as_ref()).unwrap();

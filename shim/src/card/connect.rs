@@ -33,7 +33,10 @@ const TRY: Duration = Duration::from_secs(1);
 
 /// Connects to the agent, once.
 pub(super) async fn connect(peer: &Peer, deadline: Deadline) -> Result<Channel, Failure> {
-    let tls = peer.tls.as_ref().map(|tls| Security::read(peer, tls)).transpose();
+    // Certificate and key are two files: who reads one before they are renewed and the other after has
+    // two that do not fit, and reads them again.
+    let tls = peer.tls.as_ref().map(|tls| Security::read(peer, tls).or_else(|_| Security::read(peer, tls)));
+    let tls = tls.transpose();
     let tls = tls.map_err(|reason| Failure { reason, code: Code::CONFIGURATION })?;
     let patience = deadline.at_most(TRY).left();
     let stream = match timeout(patience, open(peer, tls)).await {
