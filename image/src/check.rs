@@ -3,13 +3,16 @@
 //! The checks are a table: a name, what runs on the card, and what its output must be. "Failed" and
 //! "could not be checked" are different things in a report.
 
+mod pairing;
+
 use std::fs::{self, File};
-use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use dpu_trust::Code;
+use dpu_trust::client::Identity;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -17,7 +20,6 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::config::{Config, Emulator};
 use crate::emulator::Card;
 use crate::kconfig::{self, Requirements};
-use crate::sandbox::Sandbox;
 
 /// How one check went.
 #[derive(Debug, Clone)]
@@ -128,6 +130,16 @@ fn table(subject: &Subject<'_>) -> Vec<Check> {
             "Operation not permitted\nbut one from the root loads",
         ),
         Check::ends("the agent's doctor finds nothing wrong", "dpu-agent doctor"),
+        Check::is(
+            "the card knows the host that paired",
+            "dpu-agent pairing list | cut -d' ' -f1",
+            pairing::NAME,
+        ),
+        Check::is(
+            "the card's keys are root's alone",
+            "cd /var/lib/dpukit/trust && stat -c '%U %a' . authority.pem server.pem hosts.json",
+            "root 700\nroot 600\nroot 600\nroot 600",
+        ),
         Check::is("swap is off", "cat /proc/swaps | tail -n +2", ""),
         Check::is("no password opens the card", "awk -F: '$2 !~ /^[!*]/' /etc/shadow", ""),
         Check {
@@ -153,22 +165,26 @@ fn table(subject: &Subject<'_>) -> Vec<Check> {
 /// Boots the image twice and checks it. Only what keeps the checks from being made is an error.
 pub fn check(subject: &Subject<'_>, progress: &dyn Fn(&str)) -> Result<Report> {
     let mut card = Card::new(subject.folder, subject.image, subject.emulator, subject.tools)?;
-    let key = subject.folder.join("key");
-    make_key(subject, &key)?;
-    card.key = Some(key.with_extension("pub"));
+    card.make_key(subject.tools)?;
+    let code = Code::random()?;
+    card.code = Some(subject.folder.join("pairing-code"));
+    dpu_trust::keep::write(&subject.folder.join("pairing-code"), code.characters().as_bytes(), 0o600)?;
     let console = subject.folder.join("console.log");
     let _ = fs::remove_file(&console);
 
     let mut report = Report { findings: Vec::new(), healthy_after: None, console: console.clone() };
     progress("first boot");
     let mut boot = Boot::start(subject, &card, &console)?;
-    let healthy = boot.wait_healthy();
+    let healthy = boot.wait_healthy(None);
     report.healthy_after = healthy.as_ref().ok().copied();
     report.findings.push(Finding {
         name: "the agent is healthy by gRPC over the link".into(),
         result: healthy.map(|_| ()).map_err(|error| format!("{error:#}")),
     });
     if report.is_good() {
+        progress("pairing");
+        let (findings, identity) = pairing::check(card.agent_port, &code)?;
+        report.findings.extend(findings);
         progress("checks");
         report.findings.extend(boot.run(&table(subject))?);
         let keep = "echo kept >/var/lib/dpukit-check; cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub; sync";
@@ -176,9 +192,12 @@ pub fn check(subject: &Subject<'_>, progress: &dyn Fn(&str)) -> Result<Report> {
         report.findings.push(boot.power_off());
         progress("second boot");
         let mut boot = Boot::start(subject, &card, &console)?;
-        let healthy = boot.wait_healthy().map(|_| ()).map_err(|error| format!("{error:#}"));
+        let healthy = boot.wait_healthy(identity.as_ref()).map(|_| ()).map_err(|error| format!("{error:#}"));
         let again = healthy.is_ok();
-        report.findings.push(Finding { name: "the card boots a second time".into(), result: healthy });
+        report.findings.push(Finding {
+            name: "the card boots a second time, and knows the host that paired".into(),
+            result: healthy,
+        });
         if again {
             let after = boot.ssh(
                 "cat /var/lib/dpukit-check; cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub",
@@ -196,33 +215,6 @@ pub fn check(subject: &Subject<'_>, progress: &dyn Fn(&str)) -> Result<Report> {
         }
     }
     Ok(report)
-}
-
-fn make_key(subject: &Subject<'_>, key: &Path) -> Result<()> {
-    for path in [key.to_owned(), key.with_extension("pub")] {
-        let _ = fs::remove_file(path);
-    }
-    let folder = subject.folder.to_string_lossy();
-    let status = Sandbox::new(subject.tools)
-        .writable(&folder, subject.folder)
-        .command(&[
-            "ssh-keygen",
-            "-q",
-            "-t",
-            "ed25519",
-            "-N",
-            "",
-            "-C",
-            "check",
-            "-f",
-            &key.to_string_lossy(),
-        ])?
-        .status()
-        .context("making a key")?;
-    if !status.success() {
-        bail!("ssh-keygen ended with {status}");
-    }
-    Ok(())
 }
 
 /// A running card; dropped, it is killed.
@@ -255,14 +247,14 @@ impl<'a> Boot<'a> {
         Ok(Self { subject, card, qemu, start: Instant::now() })
     }
 
-    /// Asks the agent's health over the link until it is serving.
-    fn wait_healthy(&mut self) -> Result<Duration> {
+    /// Asks the agent's health over the link until it is serving; as the host that has paired, if one has.
+    fn wait_healthy(&mut self, identity: Option<&Identity>) -> Result<Duration> {
         let mut last = String::from("no answer");
         while self.start.elapsed() < self.subject.patience {
             if let Some(status) = self.qemu.try_wait()? {
                 bail!("the card went off ({status}) before the agent answered");
             }
-            match health(self.card.agent_port) {
+            match health(self.card.agent_port, identity) {
                 Ok(ServingStatus::Serving) => return Ok(self.start.elapsed()),
                 Ok(status) => last = format!("it answered {}", status.as_str_name()),
                 Err(error) => last = format!("{error:#}"),
@@ -274,36 +266,7 @@ impl<'a> Boot<'a> {
 
     /// Runs a script on the card as root; its output, trimmed.
     fn ssh(&self, script: &str) -> Result<String> {
-        let folder = self.subject.folder.to_string_lossy();
-        let key = self.subject.folder.join("key");
-        let port = self.card.ssh_port.to_string();
-        let options = [
-            "StrictHostKeyChecking=no",
-            "UserKnownHostsFile=/dev/null",
-            "LogLevel=ERROR",
-            "BatchMode=yes",
-            "ConnectTimeout=30",
-            "ConnectionAttempts=3",
-        ];
-        let mut argv = vec!["ssh", "-p", &port, "-i"];
-        let key = key.to_string_lossy();
-        argv.push(&key);
-        for option in options {
-            argv.extend(["-o", option]);
-        }
-        let address = format!("root@{}", Ipv4Addr::LOCALHOST);
-        argv.extend([address.as_str(), script]);
-        let output = Sandbox::new(self.subject.tools)
-            .writable(&folder, self.subject.folder)
-            .with_network()
-            .command(&argv)?
-            .stdin(Stdio::null())
-            .output()
-            .context("starting ssh")?;
-        if !output.status.success() {
-            bail!("ssh ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        self.card.ssh(self.subject.tools, script)
     }
 
     /// Runs all checks of a table in one session.
@@ -366,19 +329,15 @@ impl<'a> Boot<'a> {
     }
 }
 
-/// One gRPC health call (grpc.health.v1) to the agent.
-/// How long an answer may take. QEMU's user network takes a call before the card can, and leaves it
+/// How long a connection may take. QEMU's user network takes a call before the card can, and leaves it
 /// hanging: only a new one gets through.
 const ANSWER: Duration = Duration::from_secs(1);
 
-fn health(port: u16) -> Result<ServingStatus> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?
-            .connect_timeout(ANSWER)
-            .timeout(ANSWER);
-        let mut client = HealthClient::new(endpoint.connect().await?);
-        let response = client.check(HealthCheckRequest { service: String::new() }).await?;
-        Ok(response.into_inner().status())
+/// One gRPC health call (grpc.health.v1) to the agent, as a host that has paired or as a stranger.
+fn health(port: u16, identity: Option<&Identity>) -> Result<ServingStatus> {
+    pairing::block_on(async {
+        let channel = pairing::connect(port, identity).await?;
+        let request = HealthCheckRequest { service: String::new() };
+        Ok(HealthClient::new(channel).check(request).await?.into_inner().status())
     })
 }

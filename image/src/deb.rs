@@ -1,4 +1,6 @@
-//! Reading a .deb: an `ar` archive with `control.tar.*` and `data.tar.*` (deb(5)).
+//! Reading and writing a .deb: an `ar` archive with `control.tar.*` and `data.tar.*` (deb(5)).
+
+mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -6,6 +8,8 @@ use std::io::{self, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+
+pub use write::{Contents, write};
 
 /// One object in a package.
 #[derive(Debug, Clone, PartialEq, Eq)]

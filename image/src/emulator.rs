@@ -1,5 +1,7 @@
 //! The emulated card: QEMU with U-Boot in flash, the image as its disk, and a link to this host.
 
+mod login;
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -17,6 +19,15 @@ use crate::sandbox::Sandbox;
 /// second (QEMU, hw/arm/virt.c).
 const FLASH: u64 = 64 << 20;
 
+/// What is at the host's end of the card's link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// This machine's loopback, by the ports of [`Card`]: needs no rights.
+    Ports,
+    /// A tap interface of this name, whose owner is the user that runs the card.
+    Tap(String),
+}
+
 /// The files of one emulated card. They are its own: what it writes changes no image.
 #[derive(Debug, Clone)]
 pub struct Card {
@@ -25,8 +36,12 @@ pub struct Card {
     pub ssh_port: u16,
     /// Port of this host that leads to the agent, over the link.
     pub agent_port: u16,
+    /// Where the link leads to.
+    pub link: Link,
     /// A file with a public key for root, given to the card at boot.
     pub key: Option<PathBuf>,
+    /// A file with the code that a host may pair with, given to the card at boot.
+    pub code: Option<PathBuf>,
 }
 
 impl Card {
@@ -44,7 +59,14 @@ impl Card {
         let size = image.metadata().with_context(|| format!("reading `{}`", image.display()));
         let size = size.hint(|| "build it with `cargo xtask image`".into())?.len();
         bank("disk.img", Some(image), emulator.disk.max(size))?;
-        Ok(Self { folder: folder.to_owned(), ssh_port: free_port()?, agent_port: free_port()?, key: None })
+        Ok(Self {
+            folder: folder.to_owned(),
+            ssh_port: free_port()?,
+            agent_port: free_port()?,
+            link: Link::Ports,
+            key: None,
+            code: None,
+        })
     }
 
     /// The card's disk.
@@ -94,17 +116,23 @@ impl Card {
             "-device",
             "virtio-net-pci,netdev=management,romfile=",
             "-netdev",
-            &format!(
-                "user,id=link,net={}/24,host={},hostfwd=tcp:127.0.0.1:{}-{}:{agent_port}",
-                emulator.link_host, emulator.link_host, self.agent_port, emulator.link_card
-            ),
+            &match &self.link {
+                Link::Ports => format!(
+                    "user,id=link,net={}/24,host={},hostfwd=tcp:127.0.0.1:{}-{}:{agent_port}",
+                    emulator.link_host, emulator.link_host, self.agent_port, emulator.link_card
+                ),
+                Link::Tap(name) => format!("tap,id=link,ifname={name},script=no,downscript=no"),
+            },
         ]
         .map(str::to_owned)
         .into();
         arguments.extend(emulator.devices.iter().map(|argument| argument.replace("{link}", "link")));
-        if let Some(key) = &self.key {
-            let credential = "opt/io.systemd.credentials/ssh.authorized_keys.root";
-            arguments.extend(["-fw_cfg".into(), format!("name={credential},file={}", key.display())]);
+        for (credential, file) in
+            [("ssh.authorized_keys.root", &self.key), ("dpukit.pairing-code", &self.code)]
+        {
+            let Some(file) = file else { continue };
+            let name = format!("name=opt/io.systemd.credentials/{credential},file={}", file.display());
+            arguments.extend(["-fw_cfg".into(), name]);
         }
         arguments.extend(console.iter().map(ToString::to_string));
         arguments.into_iter().map(OsString::from).collect()
@@ -120,7 +148,10 @@ impl Card {
         console: &[&str],
     ) -> Result<Command> {
         let folder = self.folder.to_string_lossy();
-        let sandbox = Sandbox::new(tools).writable(&folder, &self.folder).with_network();
+        let mut sandbox = Sandbox::new(tools).writable(&folder, &self.folder).with_network();
+        if let Link::Tap(_) = self.link {
+            sandbox = sandbox.device("/dev/net/tun");
+        }
         let mut command = sandbox.command(&["qemu-system-aarch64"])?;
         command.args(self.arguments(board, emulator, port, console));
         Ok(command)

@@ -146,7 +146,7 @@ fn mmdebstrap(repository: &Path, names: &[String], tar: &Path, log: &Path) -> Re
         .stderr(output)
         .status()
         .context("starting `mmdebstrap`")
-        .hint(|| "run `ci/install-oracle`".into())?;
+        .hint(|| "run `ci/install`".into())?;
     if !status.success() {
         let text = fs::read_to_string(log).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();

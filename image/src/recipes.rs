@@ -4,6 +4,7 @@
 
 mod agent;
 mod disk;
+mod host;
 mod kernel;
 mod root;
 mod tools;
@@ -20,6 +21,7 @@ use crate::lock::{Lock, LockedPackage};
 use crate::step::{Builder, Graph, Room};
 
 pub use disk::copy_sparse;
+pub use host::{DEB, deb_name};
 pub use kernel::{CONFIG as KERNEL_CONFIG, KERNEL, SOURCE as KERNEL_SOURCE};
 pub use root::{ROOT, SYSTEM};
 
@@ -62,6 +64,7 @@ pub fn graph(sources: &Sources) -> Result<Graph<'_>> {
     agent::steps(&mut graph, sources)?;
     root::steps(&mut graph, sources)?;
     disk::steps(&mut graph, sources);
+    host::steps(&mut graph, sources)?;
     Ok(graph)
 }
 

@@ -24,6 +24,7 @@ pub const EPOCH: u64 = 1_767_225_600;
 pub struct Sandbox {
     tools: PathBuf,
     binds: Vec<(PathBuf, String, bool)>,
+    devices: Vec<String>,
     env: Vec<(String, String)>,
     network: bool,
 }
@@ -41,7 +42,7 @@ fn bubblewrap(tools: &Path) -> Command {
 impl Sandbox {
     /// A sandbox with `tools` at its root, started by the bubblewrap in it.
     pub fn new(tools: impl Into<PathBuf>) -> Self {
-        Self { tools: tools.into(), binds: Vec::new(), env: Vec::new(), network: false }
+        Self { tools: tools.into(), binds: Vec::new(), devices: Vec::new(), env: Vec::new(), network: false }
     }
 
     /// Shows a file or folder of the machine, read-only, at `/in/<name>`.
@@ -55,6 +56,13 @@ impl Sandbox {
     #[must_use]
     pub fn writable(mut self, inside: &str, path: impl Into<PathBuf>) -> Self {
         self.binds.push((path.into(), inside.to_owned(), true));
+        self
+    }
+
+    /// Shows a device of the machine: for emulators, never for a step.
+    #[must_use]
+    pub fn device(mut self, path: &str) -> Self {
+        self.devices.push(path.to_owned());
         self
     }
 
@@ -99,6 +107,9 @@ impl Sandbox {
         command.args(["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--dir", "/root"]);
         for (path, inside, writable) in &self.binds {
             command.arg(if *writable { "--bind" } else { "--ro-bind" }).arg(path).arg(inside);
+        }
+        for path in &self.devices {
+            command.args(["--dev-bind", path, path]);
         }
         // Mount points are made in a file system in memory, which is then closed.
         command.args(["--remount-ro", "/"]);

@@ -3,7 +3,7 @@
 //! A step is a pure function of its recipe. Keys come from recipes, not results, so all of them are
 //! known before anything runs; a step whose entry is there needs none of the steps before it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
@@ -102,6 +102,18 @@ impl<'a> Graph<'a> {
     /// All recipes, to remember them.
     pub fn recipes(&self) -> LastBuild {
         self.steps.iter().map(|(name, step)| (name.clone(), step.recipe.clone())).collect()
+    }
+
+    /// A step and all that it needs, directly or not.
+    ///
+    /// # Panics
+    /// If there is no such step: the caller made the graph.
+    pub fn behind(&self, step: &str) -> BTreeSet<String> {
+        let mut found = BTreeSet::from([step.to_owned()]);
+        for need in &self.steps[step].needs {
+            found.append(&mut self.behind(need));
+        }
+        found
     }
 
     /// Makes `targets` and what they need, as far as the store lacks it, `jobs` steps at a time.
@@ -275,7 +287,7 @@ impl Room<'_> {
 /// changed in, or nothing if the recipe is the same.
 pub fn why(now: &LastBuild, last: &LastBuild, step: &str) -> Vec<String> {
     let mut reasons = Vec::new();
-    let seen = Mutex::new(std::collections::BTreeSet::new());
+    let seen = Mutex::new(BTreeSet::new());
     why_into(now, last, step, &seen, &mut reasons);
     reasons
 }
@@ -284,7 +296,7 @@ fn why_into(
     now: &LastBuild,
     last: &LastBuild,
     step: &str,
-    seen: &Mutex<std::collections::BTreeSet<String>>,
+    seen: &Mutex<BTreeSet<String>>,
     reasons: &mut Vec<String>,
 ) {
     if !seen.lock().is_ok_and(|mut seen| seen.insert(step.to_owned())) {
@@ -360,6 +372,13 @@ mod tests {
         assert_eq!(built(&store, &graph("b")), ["source", "whole"]);
         let entry = graph("b").recipe("whole").entry();
         assert_eq!(fs::read_to_string(store.out(&entry).join("text")).unwrap(), "b!");
+    }
+
+    #[test]
+    fn what_is_behind_a_step_is_all_that_it_needs() {
+        let names = |step| graph("a").behind(step).into_iter().collect::<Vec<_>>();
+        assert_eq!(names("whole"), ["other", "source", "whole"]);
+        assert_eq!(names("other"), ["other"]);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 # Builds the card's programs over the dependencies of the step before.
-# TARGET is Rust's target, PACKAGE the crate, PROGRAMS what it makes, JOBS the number of compilers at once.
-export CARGO_HOME=/build/cargo RUSTFLAGS="--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates"
+# TARGET is Rust's target, PACKAGE the crate, PROGRAMS what it makes, JOBS the number of compilers at once,
+# PROFILE is cargo's, FLAGS are further ones for rustc.
+export CARGO_HOME=/build/cargo RUSTFLAGS="--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates $FLAGS"
 cp -r /in/dependencies/source /in/dependencies/cargo .
 cp -a /in/dependencies/target .
 chmod -R u+w source cargo target
@@ -13,8 +14,12 @@ for folder in /in/source/*; do
     done
 done
 cd source
-cargo build --offline --release --target "$TARGET" --package "$PACKAGE" --target-dir /build/target --jobs "$JOBS"
+only=""
+for program in $PROGRAMS; do
+    only="$only --bin $program"
+done
+cargo build --offline --profile "$PROFILE" --target "$TARGET" --package "$PACKAGE" $only --target-dir /build/target --jobs "$JOBS"
 mkdir /out/bin
 for program in $PROGRAMS; do
-    cp "/build/target/$TARGET/release/$program" /out/bin
+    cp "/build/target/$TARGET/$PROFILE/$program" /out/bin
 done

@@ -1,6 +1,7 @@
 # Builds all dependencies behind empty crates; the next step finds them built.
-# TARGET is Rust's target, PACKAGE the crate, JOBS the number of compilers at once.
-export CARGO_HOME=/build/cargo RUSTFLAGS="--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates"
+# TARGET is Rust's target, PACKAGE the crate, JOBS the number of compilers at once,
+# PROFILE is cargo's, FLAGS are further ones for rustc.
+export CARGO_HOME=/build/cargo RUSTFLAGS="--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates $FLAGS"
 mkdir cargo
 cat >cargo/config.toml <<'TOML'
 [source.crates-io]
@@ -11,5 +12,5 @@ directory = "/in/crates/vendor"
 linker = "aarch64-linux-gnu-gcc"
 TOML
 cd source
-cargo build --offline --release --target "$TARGET" --package "$PACKAGE" --target-dir /build/target --jobs "$JOBS"
+cargo build --offline --profile "$PROFILE" --target "$TARGET" --package "$PACKAGE" --target-dir /build/target --jobs "$JOBS"
 mv /build/target /build/cargo /build/source /out

@@ -1,4 +1,4 @@
-//! Programs of this workspace for the card, cross-built with the tool root's Rust.
+//! Programs of this workspace, built with the tool root's Rust: the card's here, the host's in `host.rs`.
 //!
 //! Three steps, so that a changed line costs one crate: `crates` holds the sources of the dependencies,
 //! `agent-dependencies` builds them behind empty crates, `agent` builds our own on top.
@@ -17,10 +17,30 @@ use crate::hint::WithHint as _;
 use crate::sandbox::Sandbox;
 use crate::step::{Graph, Room};
 
-const CRATES: &str = "crates";
-const DEPENDENCIES: &str = "agent-dependencies";
 /// The step that makes the programs, in `bin/`.
 pub const AGENT: &str = "agent";
+
+/// How the programs of a crate are built.
+pub struct Way {
+    /// The step that brings the sources of the dependencies, in `vendor/`.
+    pub crates: &'static str,
+    /// The step that builds the dependencies.
+    pub dependencies: &'static str,
+    /// The step that makes the programs, in `bin/`.
+    pub programs: &'static str,
+    /// Cargo's profile.
+    pub profile: &'static str,
+    /// Further flags for rustc.
+    pub flags: &'static str,
+}
+
+const CARD: Way = Way {
+    crates: "crates",
+    dependencies: "agent-dependencies",
+    programs: AGENT,
+    profile: "release",
+    flags: "",
+};
 
 const BUILD: &str = include_str!("agent-build.sh");
 const DEPENDENCIES_BUILD: &str = include_str!("agent-dependencies.sh");
@@ -34,46 +54,63 @@ pub fn source(sources: &Sources) -> Result<&LocalSource> {
 }
 
 pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
-    let local = source(sources)?;
+    build(graph, sources, source(sources)?, &CARD)
+}
+
+/// The steps that build a crate's programs.
+pub fn build<'a>(
+    graph: &mut Graph<'a>,
+    sources: &'a Sources,
+    local: &'a LocalSource,
+    way: &'static Way,
+) -> Result<()> {
     let root = &sources.config.root;
     let rust = &sources.config.board.tools.rust;
     let folders: Vec<&PathBuf> = std::iter::once(&local.path).chain(&local.also).collect();
     let manifests = folders.iter().map(|folder| manifest(root, folder)).collect::<Result<Vec<_>>>()?;
-    let workspace = workspace_manifest(root, &manifests)?;
+    let workspace = workspace_manifest(root, &manifests, way.profile)?;
     let lock = pruned_lock(root, &local.package)?;
 
     let offline = sources.request.offline;
     let skeleton = Skeleton { workspace, lock, manifests };
     let files = skeleton.files();
-    graph.step(CRATES).content("Cargo.lock", &skeleton.lock).run({
+    graph.step(way.crates).content("Cargo.lock", &skeleton.lock).run({
         let files = files.clone();
         move |room| vendor(room, &files, offline)
     });
 
-    let mut step = graph.step(DEPENDENCIES).needs(CRATES).needs(rust).content("script", DEPENDENCIES_BUILD);
+    let mut step =
+        graph.step(way.dependencies).needs(way.crates).needs(rust).content("script", DEPENDENCIES_BUILD);
     for (path, text) in &files {
         step = step.content(format!("file {}", path.display()), text);
     }
     let target = &local.target;
     let package = &local.package;
-    step.content("target", target).run(move |room| {
-        let source = room.place.scratch.join("source");
-        write_files(&source, &files)?;
-        sandbox(room, rust)
-            .env("TARGET", target)
-            .env("PACKAGE", package)
-            .env("JOBS", room.jobs)
-            .run(room.place, DEPENDENCIES_BUILD)
-    });
+    step.content("target", target).content("flags", way.flags).content("profile", way.profile).run(
+        move |room| {
+            let source = room.place.scratch.join("source");
+            write_files(&source, &files)?;
+            sandbox(room, rust, way)
+                .env("TARGET", target)
+                .env("PACKAGE", package)
+                .env("JOBS", room.jobs)
+                .run(room.place, DEPENDENCIES_BUILD)
+        },
+    );
 
-    let mut step = graph.step(AGENT).needs(CRATES).needs(DEPENDENCIES).needs(rust).content("script", BUILD);
+    let mut step = graph
+        .step(way.programs)
+        .needs(way.crates)
+        .needs(way.dependencies)
+        .needs(rust)
+        .content("script", BUILD);
     // A crate's folder may hold another crate (`agent/plan`): each file enters once by its name.
     for folder in &folders {
         step = folder_enters(step, root, folder)?;
     }
     let names = local.install.keys().cloned().collect::<Vec<_>>().join(" ");
     step.content("programs", &names).run(move |room| {
-        let mut sandbox = sandbox(room, rust).input("dependencies", room.result(DEPENDENCIES));
+        let mut sandbox = sandbox(room, rust, way).input("dependencies", room.result(way.dependencies));
         for folder in top_folders(&folders) {
             sandbox = sandbox.input(&format!("source/{}", folder.display()), root.join(folder));
         }
@@ -94,8 +131,11 @@ fn top_folders<'a>(folders: &[&'a PathBuf]) -> Vec<&'a PathBuf> {
     folders.iter().filter(|folder| !inside(folder)).copied().collect()
 }
 
-fn sandbox(room: &Room<'_>, rust: &str) -> Sandbox {
-    Sandbox::new(room.result(rust)).input("crates", room.result(CRATES))
+fn sandbox(room: &Room<'_>, rust: &str, way: &Way) -> Sandbox {
+    Sandbox::new(room.result(rust))
+        .input("crates", room.result(way.crates))
+        .env("FLAGS", way.flags)
+        .env("PROFILE", way.profile)
 }
 
 /// The smallest workspace that resolves to the same dependencies.
@@ -134,9 +174,9 @@ fn write_files(folder: &Path, files: &[(PathBuf, String)]) -> Result<()> {
     Ok(())
 }
 
-/// The workspace's manifest with only the crates that the card gets, so that another crate's change
-/// builds nothing here.
-fn workspace_manifest(root: &Path, crates: &[(PathBuf, String)]) -> Result<String> {
+/// The workspace's manifest with only the crates that are built, so that another crate's change builds
+/// nothing here.
+fn workspace_manifest(root: &Path, crates: &[(PathBuf, String)], profile: &str) -> Result<String> {
     let path = root.join("Cargo.toml");
     let text = fs::read_to_string(&path).with_context(|| format!("reading `{}`", path.display()))?;
     let mut table: toml::Table = text.parse().with_context(|| format!("reading `{}`", path.display()))?;
@@ -149,12 +189,10 @@ fn workspace_manifest(root: &Path, crates: &[(PathBuf, String)]) -> Result<Strin
         let used = crates.iter().map(|(_, text)| dependency_names(text)).collect::<Result<Vec<_>>>()?;
         dependencies.retain(|name, _| used.iter().any(|used| used.contains(name)));
     }
-    table.remove("profile").map_or(Ok(()), |profile| {
-        let release = profile.get("release").cloned();
-        let profile = release.into_iter().map(|release| ("release".to_owned(), release)).collect();
-        table.insert("profile".into(), toml::Value::Table(profile));
-        Ok::<_, anyhow::Error>(())
-    })?;
+    if let Some(toml::Value::Table(profiles)) = table.get_mut("profile") {
+        // Another profile may inherit from it.
+        profiles.retain(|name, _| name == "release" || name == profile);
+    }
     Ok(toml::to_string(&table)?)
 }
 
