@@ -4,6 +4,7 @@ pub mod bench;
 pub mod boot;
 pub mod clean;
 mod copy;
+pub mod deb;
 pub mod doctor;
 pub mod image;
 pub mod kernel;

@@ -59,6 +59,10 @@ pub enum Command {
     /// Everything that enters is named in the board's lock; steps whose inputs did not change come from
     /// the store.
     Image(Image),
+    /// Build the host's package, `out/dpukit-host_<version>_amd64.deb`.
+    ///
+    /// It is the same for all boards, and installs on Debian, Ubuntu and their kin.
+    Deb,
     /// Boot the image in an emulated card.
     ///
     /// The console is on your terminal; Ctrl-A X leaves. The image is not changed: the card writes into
@@ -110,7 +114,7 @@ pub struct Test {
     /// Run these checks alone.
     #[arg(long, value_enum, value_name = "PART")]
     pub only: Option<Part>,
-    /// Also what takes more than a quarter of an hour: the kernel a second time, to compare it.
+    /// Also what takes more than a quarter of an hour: every step a second time, the kernel too.
     #[arg(long)]
     pub long: bool,
 }
@@ -120,14 +124,18 @@ pub struct Test {
 pub enum Part {
     /// Formatting, lints, and the tests of every crate.
     Sources,
+    /// Pods from end to end: plugin and agent in network namespaces, under containerd, and on a bad day.
+    Pods,
     /// Whole builds that are killed, run twice at once, have no root, a full disk, a read-only cache.
     Builds,
-    /// Every step a second time: the same bytes.
+    /// Every step a second time: the same bytes. Runs only if it is named, or with `--long`.
     Repeat,
     /// The root against what mmdebstrap makes of the same packages.
     Root,
     /// The image in an emulated card, and one with a wrong byte.
     Boot,
+    /// The host's package: lintian, the same bytes elsewhere, and its life in fresh Debian systems.
+    Deb,
 }
 
 #[derive(Debug, Args)]
@@ -182,5 +190,11 @@ pub enum Bench {
         /// First build once from nothing, in an empty cache, downloads and kernel included.
         #[arg(long)]
         cold: bool,
+    },
+    /// Make pods with the host's plugin and the card's agent, beside Go's `ptp` and `host-local`; needs root.
+    Cni {
+        /// How often each call is made; the median and the 99th percentile are shown.
+        #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..))]
+        runs: u16,
     },
 }

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
 fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     match &flags.command {
         Command::Image(image) => command::image::run(&flags.common, image),
+        Command::Deb => command::deb::run(&flags.common),
         Command::Boot(boot) => command::boot::run(&flags.common, boot),
         Command::Test(test) => command::test::run(&flags.common, test),
         Command::Lock(lock) => command::lock::run(&flags.common, lock),

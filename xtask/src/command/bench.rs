@@ -3,6 +3,8 @@
 //! Each figure is a whole process, as a user starts it; the median of several runs is shown beside the
 //! fastest and the slowest.
 
+mod cni;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +22,7 @@ use crate::ui::{Ui, bytes};
 pub fn run(common: &Common, flags: &Bench) -> Result<ExitCode> {
     match flags {
         Bench::Image { runs, cold } => image(common, *runs, *cold),
+        Bench::Cni { runs } => cni::run(common, *runs),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `boot`: runs the image in an emulated card, for a person or for the checks.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ pub fn emulator(project: &Project) -> Result<&Emulator> {
 }
 
 /// Unpacks QEMU unless the store has it.
-fn tools(common: &Common, ui: &Ui, project: &Project, emulator: &Emulator) -> Result<std::path::PathBuf> {
+pub fn tools(common: &Common, ui: &Ui, project: &Project, emulator: &Emulator) -> Result<PathBuf> {
     let graph = recipes::graph(&project.sources)?;
     graph.build(&project.store, &[&emulator.tools], common.jobs(), ui)?;
     Ok(project.store.out(&graph.recipe(&emulator.tools).entry()))
