@@ -92,18 +92,11 @@ impl fmt::Display for Outcome {
 /// Where the folder can't be used, which is found out before the card is asked; where the card can't be
 /// reached or refuses.
 pub fn run(arguments: &PairArguments) -> Result<Outcome> {
-    let folder = Folder::open(&arguments.folder)?;
     if arguments.renew {
-        let identity = folder.read()?;
         let within = arguments.within.map(|days| Duration::from_hours(u64::from(days) * 24));
-        if let Some(within) = within
-            && client::is_good_at(&identity, dpu_trust::now() + within)?
-        {
-            return Ok(Outcome::NotDue);
-        }
-        folder.put(&block_on(client::renew(arguments.agent, &identity))?)?;
-        return Ok(Outcome::Renewed);
+        return renew(arguments.agent, &arguments.folder, within);
     }
+    let folder = Folder::open(&arguments.folder)?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => host_name()?,
@@ -128,10 +121,22 @@ pub fn keep_good(agent: SocketAddr, tls: &Tls) -> Result<Option<Outcome>> {
     if client::is_good_at(&read(path)?, dpu_trust::now() + DUE)? {
         return Ok(None);
     }
+    // Another process may have been faster.
+    let outcome = renew(agent, path, Some(DUE))?;
+    Ok(Some(outcome).filter(|outcome| *outcome == Outcome::Renewed))
+}
+
+/// Gets a new set, where the one in use ends within so long, or in any case.
+fn renew(agent: SocketAddr, path: &Path, within: Option<Duration>) -> Result<Outcome> {
     let folder = Folder::open(path)?;
     let identity = folder.read()?;
+    if let Some(within) = within
+        && client::is_good_at(&identity, dpu_trust::now() + within)?
+    {
+        return Ok(Outcome::NotDue);
+    }
     folder.put(&block_on(client::renew(agent, &identity))?)?;
-    Ok(Some(Outcome::Renewed))
+    Ok(Outcome::Renewed)
 }
 
 fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {

@@ -71,6 +71,10 @@ fn leave_out(what: &str, reason: &str) -> Result<Option<String>> {
     Ok(Some(format!("{what}: {reason}")))
 }
 
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
+}
+
 const IN_NAMESPACES: &str = "tests in namespaces, with mounts and links";
 
 fn check_sources(common: &Common, ui: &Ui) -> Result<Option<String>> {
@@ -86,7 +90,7 @@ fn check_sources(common: &Common, ui: &Ui) -> Result<Option<String>> {
     cmd!(shell, "{cargo} clippy --workspace --all-targets --locked -- -D warnings").quiet().run()?;
     ui.notice("tests");
     cmd!(shell, "{cargo} test --workspace --locked").quiet().run()?;
-    if fs::metadata("/proc/self")?.uid() != 0 {
+    if !is_root() {
         return leave_out(IN_NAMESPACES, "they need root");
     }
     ui.notice(IN_NAMESPACES);

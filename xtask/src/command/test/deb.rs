@@ -2,7 +2,7 @@
 //! fresh Debian systems.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
@@ -54,8 +54,7 @@ fn hindrance() -> Option<String> {
             return Some(format!("there is no `{program}`"));
         }
     }
-    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    (!is_root).then(|| "they have to be run by root".to_owned())
+    (!super::is_root()).then(|| "they have to be run by root".to_owned())
 }
 
 /// Compares the list of files, with owners and modes, and looks at the programs.

@@ -1,7 +1,5 @@
 //! Pods, end to end: the plugin and the agent as built programs, in network namespaces, and under containerd.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -49,7 +47,7 @@ pub fn run(common: &Common, ui: &Ui, project: &Project) -> Result<Option<String>
 }
 
 fn hindrance() -> Option<String> {
-    if !fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0) {
+    if !super::is_root() {
         return Some("that takes root, for network namespaces".into());
     }
     let lacks = NEEDED.iter().find(|(_, places)| !places.iter().any(|place| Path::new(place).exists()));
