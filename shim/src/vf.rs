@@ -77,13 +77,23 @@ pub fn vfs(files: &Files, id: PciId) -> Result<Vec<Vf>> {
     let many = u32::try_from(pfs.len()).unwrap_or(u32::MAX);
     let mut found = Vec::new();
     for (pf, (address, count)) in (0..).zip(&pfs) {
-        for number in 0..*count {
+        for number in numbers(files, address)?.into_iter().filter(|number| number < count) {
             // VFs come and go while the PF's number of them is changed.
             let vf = files.link_name(path(address, &format!("virtfn{number}")))?;
             found.extend(vf.map(|address| Vf { address, number, pf, pfs: many }));
         }
     }
     Ok(found)
+}
+
+/// The numbers of the VFs that a PF has links to, in their order. Links are listed and not counted up to, for
+/// what a file says their number is may be anything.
+fn numbers(files: &Files, pf: &str) -> Result<Vec<u32>> {
+    let names = files.names(path(pf, ""))?;
+    let mut numbers: Vec<u32> =
+        names.iter().filter_map(|name| name.strip_prefix("virtfn")?.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
 }
 
 /// Whether a PF's VFs have this id. It is asked of the PF, so that a PF without VFs keeps its number.
@@ -162,6 +172,14 @@ mod tests {
         fake.pf("0000:01:00.0", "177d:b903", 3);
         fake.remove("/sys/bus/pci/devices/0000:01:00.0/virtfn1");
         assert_eq!(found(&fake).iter().map(|vf| vf.1).collect::<Vec<_>>(), [0, 2]);
+    }
+
+    #[test]
+    fn an_absurd_number_of_vfs_costs_no_time() {
+        let fake = Fake::new();
+        fake.pf("0000:01:00.0", "177d:b903", 12);
+        fake.file("/sys/bus/pci/devices/0000:01:00.0/sriov_numvfs", &u32::MAX.to_string());
+        assert_eq!(found(&fake).iter().map(|vf| vf.1).collect::<Vec<_>>(), (0..12).collect::<Vec<_>>());
     }
 
     #[test]
