@@ -139,7 +139,8 @@ fn the_cards_ipam_plugin_may_answer_anything() {
     if !inside("results::the_cards_ipam_plugin_may_answer_anything") {
         return;
     }
-    let stage = Stage::without_agent(Shape { pfs: 1, vfs: 1, bridged: true, ipv6: true, secure: false });
+    // One subnet, since the answers that are near to a good one hold one address.
+    let stage = Stage::without_agent(Shape { pfs: 1, vfs: 1, bridged: true, ipv6: false, secure: false });
     let folder = stage.agent.files.at("/plugins");
     make_plugin(&folder, "host-local");
     set(&folder, "host-local", (Vec::new(), 0));
