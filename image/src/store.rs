@@ -175,21 +175,22 @@ impl Store {
         }
         let work = self.cache.join("work").join(&entry);
         remove_tree(&work)?;
-        let place =
-            Workplace { out: work.join("entry/out"), scratch: work.join("scratch"), log: self.log(&entry) };
+        let place = Workplace { out: work.join("out"), scratch: work.join("scratch"), log: self.log(&entry) };
         for folder in [&place.out, &place.scratch] {
             fs::create_dir_all(folder).with_context(|| format!("making `{}`", folder.display()))?;
         }
         let start = Instant::now();
-        let made = make(&place).and_then(|()| self.publish(recipe, &work.join("entry"), start.elapsed()));
-        // The scratch of a failed step may be gigabytes; its log stays.
-        let removed = remove_tree(&work);
-        made?;
-        removed?;
-        Ok(true)
+        let made = make(&place).and_then(|()| self.publish(recipe, &work, start.elapsed()));
+        if made.is_err() {
+            // What a failed step wrote may be gigabytes; its log stays.
+            let _ = remove_tree(&work);
+        }
+        made.map(|()| true)
     }
 
     fn publish(&self, recipe: &Recipe, made: &Path, took: Duration) -> Result<()> {
+        // Before the rename: who is killed right after it must leave nothing that no build looks at again.
+        remove_tree(&made.join("scratch"))?;
         let out = made.join("out");
         let (content, bytes) = seal(&out)?;
         let meta = Meta { recipe: recipe.clone(), content, bytes, seconds: took.as_secs_f64() };
@@ -442,11 +443,29 @@ mod tests {
     #[test]
     fn what_a_killed_build_left_is_replaced() {
         let (_folder, store) = store();
-        let left = store.cache().join("work").join(recipe("a").entry()).join("entry/out");
+        let left = store.cache().join("work").join(recipe("a").entry()).join("out");
         fs::create_dir_all(&left).unwrap();
         fs::write(left.join("other"), "half").unwrap();
         assert!(put(&store, "a"));
         assert!(!store.out(&recipe("a").entry()).join("other").exists());
+    }
+
+    #[test]
+    fn the_scratch_is_gone_before_the_entry_is_there() {
+        let (_folder, store) = store();
+        let mut work = PathBuf::new();
+        let made = store.produce(
+            &recipe("a"),
+            || {},
+            |place| {
+                fs::write(place.scratch.join("file"), "of no use later")?;
+                work = place.scratch.parent().unwrap().to_owned();
+                Ok(())
+            },
+        );
+        assert!(made.unwrap());
+        assert!(!work.exists());
+        assert!(!store.folder(&recipe("a").entry()).join("scratch").exists());
     }
 
     #[test]
