@@ -36,6 +36,12 @@ pub struct Wanted {
     pub overrides: bool,
 }
 
+impl Wanted {
+    fn wish(&self) -> String {
+        format!("CONFIG_{}={}\n", self.name, self.value)
+    }
+}
+
 /// The comment that holds for the lines below it.
 #[derive(Default)]
 struct Reason {
@@ -51,6 +57,11 @@ impl Fragment {
         let text = fs::read_to_string(path).with_context(|| format!("reading `{}`", path.display()))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Self::parse(&name, &text).with_context(|| format!("reading the fragment `{}`", path.display()))
+    }
+
+    /// Its lines without the reasons.
+    pub fn wishes(&self) -> String {
+        self.options.iter().map(Wanted::wish).collect()
     }
 
     /// Checks a fragment's text.
@@ -161,8 +172,7 @@ pub fn effective(fragments: &[Fragment]) -> Result<BTreeMap<&str, (&Fragment, &W
     Ok(found)
 }
 
-/// The text that goes over a base configuration: each option once, by fragment, without the reasons,
-/// so that a better reason builds no kernel anew.
+/// The text that goes over a base configuration: each option once, by fragment, without the reasons.
 pub fn merge(fragments: &[Fragment]) -> Result<String> {
     let effective = effective(fragments)?;
     let mut text = String::new();
@@ -171,9 +181,7 @@ pub fn merge(fragments: &[Fragment]) -> Result<String> {
         for wanted in &fragment.options {
             let (_, last) = effective[wanted.name.as_str()];
             if written.insert(&wanted.name) {
-                for part in ["CONFIG_", &last.name, "=", &last.value, "\n"] {
-                    text.push_str(part);
-                }
+                text += &last.wish();
             }
         }
     }

@@ -44,10 +44,15 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
         let name = table.file_name().unwrap_or_default().to_string_lossy().into_owned();
         step = step.content(format!("file kernel-config/requirements/{name}"), fs::read(&table)?);
     }
+    // Each by its name, so that what changed can be told, and without its reasons: a better one builds
+    // no kernel anew.
+    for fragment in &fragments {
+        step = step.content(format!("file kernel-config/{}.config", fragment.name), fragment.wishes());
+    }
     step.content("script", CONFIGURE)
         .content("base", &board.kernel.base)
         .content("file kernel-config/explain.py", explain_text)
-        .content("fragments", &merged)
+        .content("fragments", board.kernel.fragments.join(" "))
         .run(move |room| {
             let fragment = room.place.scratch.join("fragment.config");
             fs::write(&fragment, &merged)?;

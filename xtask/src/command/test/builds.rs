@@ -209,11 +209,14 @@ impl<'a> Place<'a> {
         ensure!(nothing.starts_with("nothing that enters `kernel` changed"), "{nothing}");
         let file = self.root.join("kernel-config/storage.config");
         let before = fs::read_to_string(&file)?;
-        fs::write(&file, format!("{before}# A line more.\n"))?;
+        fs::write(&file, format!("{before}\n# A better reason.\n"))?;
+        let commented = why(KERNEL)?;
+        fs::write(&file, format!("{before}\n# A wish more.\nCONFIG_NTFS3_FS=m\n"))?;
         let reason = why(KERNEL)?;
         fs::write(&file, before)?;
+        ensure!(commented == nothing, "a comment enters the kernel: {commented}");
         ensure!(
-            reason.contains("storage") && reason.contains("changed") && reason.lines().count() == 1,
+            reason == "kernel-config: `file kernel-config/storage.config` changed",
             "`store why kernel` says, after a change of `storage.config`: {reason}"
         );
         let error = fail(self.program(&["store", "why", "kernle"]), &["has no step `kernle`", "kernel"]);
