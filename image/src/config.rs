@@ -189,8 +189,6 @@ pub struct LocalSource {
     pub package: String,
     /// Folder of the crate, relative to the checkout.
     pub path: PathBuf,
-    /// Further folders of the workspace that the crate is built from.
-    pub also: Vec<PathBuf>,
     /// Rust's target triple.
     pub target: String,
     /// Program name to its absolute path in the image.

@@ -8,6 +8,7 @@ mod host;
 mod kernel;
 mod root;
 mod tools;
+mod workspace;
 
 use std::path::{Path, PathBuf};
 

@@ -389,17 +389,17 @@ fn a_path_made_twice_is_shown_with_the_first_place() {
         |
      26 | "bin/dpu-agent" = "x"
         | ^^^^^^^^^^^^^^^ the second time
-      hint: the first is at image/components/agent.toml:15:13: take one of them out
+      hint: the first is at image/components/agent.toml:13:13: take one of them out
     "#);
     let again = "dpu-agent = \"/usr/bin/dpu-agent\"\ndpu-init = \"/usr/bin/dpu-agent\"";
     insta::assert_snapshot!(after(AGENT, "dpu-agent = \"/usr/bin/dpu-agent\"", again), @r#"
     the declarations of the image have an error
 
-    image/components/agent.toml:16:12: `/usr/bin/dpu-agent` is made twice
+    image/components/agent.toml:14:12: `/usr/bin/dpu-agent` is made twice
         |
-     16 | dpu-init = "/usr/bin/dpu-agent"
+     14 | dpu-init = "/usr/bin/dpu-agent"
         |            ^^^^^^^^^^^^^^^^^^^^ the second time
-      hint: the first is at image/components/agent.toml:15:13: take one of them out
+      hint: the first is at image/components/agent.toml:13:13: take one of them out
     "#);
 }
 
@@ -618,7 +618,7 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
         image/components/shell.toml:43:8: the text is empty
         hint: write the reason
     "/usr/bin/dpu-agent" -> "usr/bin/dpu-agent"
-        image/components/agent.toml:15:13: `usr/bin/dpu-agent` is not an absolute path
+        image/components/agent.toml:13:13: `usr/bin/dpu-agent` is not an absolute path
         hint: did you mean `/usr/bin/dpu-agent`?
     [local.install]
     dpu-agent = "/usr/bin/dpu-agent" -> 

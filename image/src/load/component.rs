@@ -131,7 +131,6 @@ fn deb_source(deb: Section<'_, '_>, all: Option<&BTreeSet<String>>) -> Option<De
 fn local_source(local: Section<'_, '_>, root: &Path) -> Option<LocalSource> {
     let package = local.text("package", values::name("a crate"));
     let path = local.text("path", |path| crate_folder(root, path));
-    let also = local.maybe_list("also", |path| exists(root, path, "folder"));
     let target = local.text("target", values::name("a target of Rust"));
     let program = values::name("a program");
     let install =
@@ -146,13 +145,7 @@ fn local_source(local: Section<'_, '_>, root: &Path) -> Option<LocalSource> {
             local.refuse(place, &local.path("package"), wrong);
         }
     }
-    Some(LocalSource {
-        package: package?,
-        path: path?,
-        also: also.unwrap_or_default(),
-        target: target?,
-        install,
-    })
+    Some(LocalSource { package: package?, path: path?, target: target?, install })
 }
 
 fn crate_folder(root: &Path, path: &str) -> Result<PathBuf, Wrong> {

@@ -12,5 +12,7 @@ directory = "/in/crates/vendor"
 linker = "aarch64-linux-gnu-gcc"
 TOML
 cd source
+# Cargo notes the times of sources in what it makes.
+find . -exec touch --date=@"$SOURCE_DATE_EPOCH" {} +
 cargo build --offline --profile "$PROFILE" --target "$TARGET" --package "$PACKAGE" --target-dir /build/target --jobs "$JOBS"
 mv /build/target /build/cargo /build/source /out

@@ -3,14 +3,13 @@
 //! Three steps, so that a changed line costs one crate: `crates` holds the sources of the dependencies,
 //! `agent-dependencies` builds them behind empty crates, `agent` builds our own on top.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
 
+use super::workspace::Workspace;
 use super::{Sources, folder_enters};
 use crate::config::{LocalSource, Source};
 use crate::hint::WithHint as _;
@@ -66,15 +65,10 @@ pub fn build<'a>(
 ) -> Result<()> {
     let root = &sources.config.root;
     let rust = &sources.config.board.tools.rust;
-    let folders: Vec<&PathBuf> = std::iter::once(&local.path).chain(&local.also).collect();
-    let manifests = folders.iter().map(|folder| manifest(root, folder)).collect::<Result<Vec<_>>>()?;
-    let workspace = workspace_manifest(root, &manifests, way.profile)?;
-    let lock = pruned_lock(root, &local.package)?;
-
+    let workspace = Workspace::new(root, &local.package, &local.path, way.profile)?;
+    let files = workspace.files();
     let offline = sources.request.offline;
-    let skeleton = Skeleton { workspace, lock, manifests };
-    let files = skeleton.files();
-    graph.step(way.crates).content("Cargo.lock", &skeleton.lock).run({
+    graph.step(way.crates).content("Cargo.lock", &workspace.lock).run({
         let files = files.clone();
         move |room| vendor(room, &files, offline)
     });
@@ -105,6 +99,7 @@ pub fn build<'a>(
         .needs(rust)
         .content("script", BUILD);
     // A crate's folder may hold another crate (`agent/plan`): each file enters once by its name.
+    let folders: Vec<PathBuf> = workspace.folders().map(Path::to_owned).collect();
     for folder in &folders {
         step = folder_enters(step, root, folder)?;
     }
@@ -125,10 +120,9 @@ pub fn build<'a>(
 }
 
 /// Folders that lie in no other of the list.
-fn top_folders<'a>(folders: &[&'a PathBuf]) -> Vec<&'a PathBuf> {
-    let inside =
-        |folder: &&&PathBuf| folders.iter().any(|other| *other != **folder && folder.starts_with(other));
-    folders.iter().filter(|folder| !inside(folder)).copied().collect()
+fn top_folders(folders: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
+    let inside = |folder: &PathBuf| folders.iter().any(|other| other != folder && folder.starts_with(other));
+    folders.iter().filter(move |folder| !inside(folder))
 }
 
 fn sandbox(room: &Room<'_>, rust: &str, way: &Way) -> Sandbox {
@@ -138,33 +132,6 @@ fn sandbox(room: &Room<'_>, rust: &str, way: &Way) -> Sandbox {
         .env("PROFILE", way.profile)
 }
 
-/// The smallest workspace that resolves to the same dependencies.
-struct Skeleton {
-    workspace: String,
-    lock: String,
-    manifests: Vec<(PathBuf, String)>,
-}
-
-impl Skeleton {
-    /// Manifests, the lock, and an empty source for each crate and program.
-    fn files(&self) -> Vec<(PathBuf, String)> {
-        let mut files =
-            vec![("Cargo.toml".into(), self.workspace.clone()), ("Cargo.lock".into(), self.lock.clone())];
-        for (folder, text) in &self.manifests {
-            files.push((folder.join("Cargo.toml"), text.clone()));
-            files.push((folder.join("src/lib.rs"), String::new()));
-            if text.contains("[[bin]]") || text.contains("clap") {
-                files.push((folder.join("src/main.rs"), "fn main() {}".into()));
-            }
-            // Cargo builds what a build script needs only where there is one.
-            if text.contains("[build-dependencies") {
-                files.push((folder.join("build.rs"), "fn main() {}".into()));
-            }
-        }
-        files
-    }
-}
-
 fn write_files(folder: &Path, files: &[(PathBuf, String)]) -> Result<()> {
     for (path, text) in files {
         let path = folder.join(path);
@@ -172,99 +139,6 @@ fn write_files(folder: &Path, files: &[(PathBuf, String)]) -> Result<()> {
         fs::write(&path, text).with_context(|| format!("writing `{}`", path.display()))?;
     }
     Ok(())
-}
-
-/// The workspace's manifest with only the crates that are built, so that another crate's change builds
-/// nothing here.
-fn workspace_manifest(root: &Path, crates: &[(PathBuf, String)], profile: &str) -> Result<String> {
-    let path = root.join("Cargo.toml");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading `{}`", path.display()))?;
-    let mut table: toml::Table = text.parse().with_context(|| format!("reading `{}`", path.display()))?;
-    let members = crates.iter().map(|(folder, _)| toml::Value::String(folder.display().to_string()));
-    let Some(toml::Value::Table(workspace)) = table.get_mut("workspace") else {
-        bail!("`{}` has no `[workspace]`", path.display());
-    };
-    workspace.insert("members".into(), toml::Value::Array(members.collect()));
-    if let Some(toml::Value::Table(dependencies)) = workspace.get_mut("dependencies") {
-        let used = crates.iter().map(|(_, text)| dependency_names(text)).collect::<Result<Vec<_>>>()?;
-        dependencies.retain(|name, _| used.iter().any(|used| used.contains(name)));
-    }
-    if let Some(toml::Value::Table(profiles)) = table.get_mut("profile") {
-        // Another profile may inherit from it.
-        profiles.retain(|name, _| name == "release" || name == profile);
-    }
-    Ok(toml::to_string(&table)?)
-}
-
-/// The names of what a crate's manifest depends on.
-fn dependency_names(manifest: &str) -> Result<BTreeSet<String>> {
-    let table: toml::Table = manifest.parse()?;
-    let tables = ["dependencies", "build-dependencies"].iter().filter_map(|key| table.get(*key)?.as_table());
-    Ok(tables.flat_map(toml::Table::keys).cloned().collect())
-}
-
-fn manifest(root: &Path, folder: &Path) -> Result<(PathBuf, String)> {
-    let path = root.join(folder).join("Cargo.toml");
-    let text = fs::read_to_string(&path).with_context(|| format!("reading `{}`", path.display()))?;
-    // What tests alone need is neither fetched nor built for the card.
-    let mut table: toml::Table = text.parse().with_context(|| format!("reading `{}`", path.display()))?;
-    table.remove("dev-dependencies");
-    Ok((folder.to_owned(), toml::to_string(&table)?))
-}
-
-#[derive(Deserialize, serde::Serialize)]
-struct CargoLock {
-    version: u32,
-    package: Vec<LockedCrate>,
-}
-
-#[derive(Deserialize, serde::Serialize, Clone)]
-struct LockedCrate {
-    name: String,
-    version: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    checksum: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    dependencies: Vec<String>,
-}
-
-/// The part of `Cargo.lock` that `package` needs, so that other crates' dependencies don't enter.
-fn pruned_lock(root: &Path, package: &str) -> Result<String> {
-    let path = root.join("Cargo.lock");
-    let context = || format!("reading `{}`", path.display());
-    let text =
-        fs::read_to_string(&path).with_context(context).hint(|| "run `cargo generate-lockfile`".into())?;
-    let lock: CargoLock = toml::from_str(&text).with_context(context)?;
-    let by_name = |wanted: &str| {
-        let mut words = wanted.split(' ');
-        let (name, version) = (words.next().unwrap_or_default(), words.next());
-        lock.package
-            .iter()
-            .filter(|package| {
-                package.name == name && version.is_none_or(|version| package.version == version)
-            })
-            .collect::<Vec<_>>()
-    };
-    let mut kept = BTreeMap::new();
-    let mut queue = VecDeque::from([package.to_owned()]);
-    let mut seen = BTreeSet::new();
-    while let Some(name) = queue.pop_front() {
-        if !seen.insert(name.clone()) {
-            continue;
-        }
-        let found = by_name(&name);
-        if found.is_empty() {
-            return Err(anyhow::anyhow!("`Cargo.lock` lacks `{name}`"))
-                .hint(|| "run `cargo update --workspace`".into());
-        }
-        for package in found {
-            queue.extend(package.dependencies.iter().cloned());
-            kept.insert((package.name.clone(), package.version.clone()), package.clone());
-        }
-    }
-    Ok(toml::to_string(&CargoLock { version: lock.version, package: kept.into_values().collect() })?)
 }
 
 /// Lets the machine's own cargo bring the crates: it knows the user's registries and checks each
