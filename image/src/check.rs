@@ -90,6 +90,7 @@ impl Check {
 
 fn table(subject: &Subject<'_>) -> Vec<Check> {
     let emulator = subject.emulator;
+    let name = format!("{}{}", pairing::NAME, subject.config.board.plan.hostname.suffix);
     let mut checks = vec![
         Check::is("the system is running", "systemctl is-system-running --wait", "running"),
         Check::is("no unit failed", "systemctl list-units --failed --no-legend --plain", ""),
@@ -134,6 +135,14 @@ fn table(subject: &Subject<'_>) -> Vec<Check> {
             "the card knows the host that paired",
             "dpu-agent pairing list | cut -d' ' -f1",
             pairing::NAME,
+        ),
+        Check::is(
+            "the card is named after the host that paired",
+            format!(
+                "for try in $(seq 100); do grep -qx {name} /proc/sys/kernel/hostname && break; sleep 0.1; done; \
+                 cat /proc/sys/kernel/hostname /etc/hostname"
+            ),
+            format!("{name}\n{name}"),
         ),
         Check::is(
             "the card's keys are root's alone",

@@ -1,9 +1,12 @@
 //! The host name: that of the host that the card is in, with the board's suffix.
 //!
-//! The host's name comes from `dpukit.host=` on the kernel's command line, or from
-//! `/etc/dpukit/host`; where neither is known, the card keeps the name that it has.
+//! The host's name comes from `dpukit.host=` on the kernel's command line, from `/etc/dpukit/host`, or
+//! from the host that was paired first; where none is known, the card keeps the name that it has.
+//! `dpu-hostname.path` runs the phase again when a host is paired.
 
 use anyhow::{Context as _, Result, bail};
+use dpu_trust::card::{FOLDER, HOSTS};
+use dpu_trust::hosts::Hosts;
 
 use crate::Card;
 use crate::report::Report;
@@ -68,8 +71,19 @@ fn host(card: &Card) -> Result<Option<(String, String)>> {
     if let Some(host) = line.split_whitespace().rev().find_map(|word| word.strip_prefix(PARAMETER)) {
         return Ok(Some((host.to_owned(), "the kernel's command line".to_owned())));
     }
-    let file = card.tree.read_if(FILE)?.filter(|host| !host.is_empty());
-    Ok(file.map(|host| (host, format!("`{FILE}`"))))
+    if let Some(host) = card.tree.read_if(FILE)?.filter(|host| !host.is_empty()) {
+        return Ok(Some((host, format!("`{FILE}`"))));
+    }
+    Ok(paired(card)?.map(|host| (host, "the paired host".to_owned())))
+}
+
+/// The first label of the name under which the first host was paired.
+fn paired(card: &Card) -> Result<Option<String>> {
+    let path = format!("{FOLDER}/{HOSTS}");
+    let Some(text) = card.tree.read_if(&path)? else { return Ok(None) };
+    let hosts = Hosts::parse(&text).with_context(|| format!("reading `{path}`"))?;
+    let name = hosts.all().first().map(|host| host.name.as_str());
+    Ok(name.and_then(|name| name.split('.').next()).map(str::to_owned))
 }
 
 /// Host names as hostname(7) has them, in the 64 characters that Linux keeps.
@@ -121,6 +135,20 @@ mod tests {
         assert_eq!(check(&fake.card(), hostname()).wrong, ["the card is called `virt`, not `node2-dpu`"]);
         run(&fake.card(), hostname());
         assert_eq!(fake.read("/proc/sys/kernel/hostname"), "node2-dpu");
+    }
+
+    #[test]
+    fn the_paired_host_gives_its_name_where_nothing_else_does() {
+        let fake = fake::virt();
+        let hosts = r#"{"version":1,"hosts":[{"name":"node3.example","paired":1,"certificates":[]},{"name":"node4","paired":2,"certificates":[]}]}"#;
+        fake.file("/var/lib/dpukit/trust/hosts.json", hosts);
+        run(&fake.card(), hostname());
+        assert_eq!(fake.read("/etc/hostname"), "node3-dpu\n");
+        fake.file("/etc/dpukit/host", "node2");
+        assert_eq!(
+            check(&fake.card(), hostname()).wrong,
+            ["the card is called `node3-dpu`, not `node2-dpu`"]
+        );
     }
 
     #[test]

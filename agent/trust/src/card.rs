@@ -33,6 +33,8 @@ use crate::{PublicKey, SERVER_NAME};
 
 /// Where a card keeps it.
 pub const FOLDER: &str = "/var/lib/dpukit/trust";
+/// The file in it that lists the paired hosts, as [`Hosts::parse`] takes it.
+pub const HOSTS: &str = "hosts.json";
 /// How long the agent's certificate is good.
 pub const SERVER_LIFE: Duration = Duration::from_hours(730 * 24);
 /// How long a host's certificate is good.
@@ -186,7 +188,7 @@ impl Trust {
 /// authority nobody can be paired, so what a crash leaves is a first start again.
 fn authority(folder: &Path) -> Result<Authority> {
     let path = folder.join("authority.pem");
-    let hosts = folder.join("hosts.json");
+    let hosts = folder.join(HOSTS);
     let damaged = |what: String| anyhow!("{what}: {MEND}");
     match (keep::read(&path)?, keep::read(&hosts)?) {
         (Some(_), None) => Err(damaged(format!("`{}` is missing", hosts.display()))),
@@ -289,7 +291,7 @@ impl Roster {
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.join("hosts.json")
+        self.folder.join(HOSTS)
     }
 
     fn read(&self) -> Result<Hosts> {
