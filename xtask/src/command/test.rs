@@ -3,6 +3,7 @@
 mod builds;
 mod deb;
 mod pods;
+mod programs;
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -94,9 +95,7 @@ fn check_sources(common: &Common, ui: &Ui) -> Result<Option<String>> {
         return leave_out(IN_NAMESPACES, "they need root");
     }
     ui.notice(IN_NAMESPACES);
-    cmd!(shell, "{cargo} test --package dpukit-host --package dpu-agent --locked -- --ignored")
-        .quiet()
-        .run()?;
+    programs::run(&shell, &common.root(), &["shim", "agent"], &["--ignored"])?;
     Ok(None)
 }
 

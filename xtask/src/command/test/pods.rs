@@ -5,11 +5,13 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use dpukit_image::bundle;
 use dpukit_image::project::Project;
-use xshell::{Shell, cmd};
+use xshell::Shell;
 
 use crate::command::boot::{emulator, tools};
 use crate::flags::Common;
 use crate::ui::Ui;
+
+use super::programs;
 
 /// Programs that the proofs run beside our own, each with the file by which it is known.
 const NEEDED: [(&str, &[&str]); 4] = [
@@ -31,18 +33,10 @@ pub fn run(common: &Common, ui: &Ui, project: &Project) -> Result<Option<String>
     // What the proof in an emulated card boots, and with what.
     shell.set_var("DPUKIT_CARD_IMAGE", bundle::image_path(&config.root, &config.board.name));
     shell.set_var("DPUKIT_CARD_TOOLS", tools);
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
-    ui.notice("pods: the programs");
-    cmd!(shell, "{cargo} build --quiet --locked --package dpukit-host --package dpu-agent").quiet().run()?;
     ui.notice("pods: proofs in network namespaces; take some minutes");
     // Each proof has the machine to itself: they measure deadlines.
-    cmd!(
-        shell,
-        "{cargo} test --quiet --locked --package dpukit-proofs -- --include-ignored --test-threads 1"
-    )
-    .quiet()
-    .run()
-    .context("proving pods end to end")?;
+    let arguments = ["--include-ignored", "--test-threads", "1", "--quiet"];
+    programs::run(&shell, &config.root, &["ci/proofs"], &arguments).context("proving pods end to end")?;
     Ok(None)
 }
 
