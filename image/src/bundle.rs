@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::project::Project;
-use crate::recipes::{IMAGE, KERNEL, ROOT, SYSTEM, copy_sparse};
+use crate::recipes::{FIRMWARE, IMAGE, KERNEL, ROOT, SYSTEM, copy_sparse};
 use crate::step::Graph;
 
 /// The folder of a board's results.
@@ -34,9 +34,11 @@ pub fn write(project: &Project, graph: &Graph<'_>) -> Result<Vec<PathBuf>> {
         (SYSTEM, "verity.json", folder.join("verity.json")),
         (ROOT, "sizes.tsv", folder.join("root-sizes.tsv")),
     ];
+    let firmware = graph.has(FIRMWARE).then_some(FIRMWARE);
     // The stamp names the entries that the files are of; it goes before they are touched.
     let stamp = folder.join(".entries");
-    let entries: String = parts.iter().map(|(step, ..)| graph.recipe(step).entry() + "\n").collect();
+    let steps = parts.iter().map(|(step, ..)| *step).chain(firmware);
+    let entries: String = steps.map(|step| graph.recipe(step).entry() + "\n").collect();
     if fs::read_to_string(&stamp).is_ok_and(|text| text == entries)
         && parts.iter().all(|(.., to)| to.is_file())
     {
@@ -46,6 +48,18 @@ pub fn write(project: &Project, graph: &Graph<'_>) -> Result<Vec<PathBuf>> {
     for (step, name, to) in parts {
         let from = project.store.out(&graph.recipe(step).entry()).join(name);
         copy(&from, &to).with_context(|| format!("writing `{}`", to.display()))?;
+    }
+    if let Some(step) = firmware {
+        // What is flashed beside the disk's image, with its sums.
+        let (from, to) =
+            (project.store.out(&graph.recipe(step).entry()).join("bundle"), folder.join("firmware"));
+        crate::store::remove_tree(&to)?;
+        fs::create_dir_all(&to).with_context(|| format!("making `{}`", to.display()))?;
+        for file in fs::read_dir(&from).with_context(|| format!("reading `{}`", from.display()))? {
+            let file = file?;
+            let target = to.join(file.file_name());
+            copy(&file.path(), &target).with_context(|| format!("writing `{}`", target.display()))?;
+        }
     }
     crate::store::write_atomically(&stamp, entries.as_bytes())?;
     Ok(vec![image])

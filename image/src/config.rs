@@ -7,6 +7,13 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use anyhow::{Result, anyhow};
+
+use crate::hash::Hash;
+use crate::hint::WithHint as _;
+use crate::load::suggest;
+use crate::rules::Range;
+
 /// Everything that `image/` declares, for one board.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -16,6 +23,60 @@ pub struct Config {
     /// All components, by name, whether the board uses them or not.
     pub components: BTreeMap<String, Component>,
     pub suites: Suites,
+    /// Which versions of parts go together.
+    pub rules: Rules,
+    /// What of this machine's own settings has a say.
+    pub local: Local,
+}
+
+impl Config {
+    /// Puts the folders of [`Local::overrides`] in place of components' sources.
+    ///
+    /// # Errors
+    /// Where there is no such component, or a folder can't stand in for it.
+    pub fn stand_in(&mut self) -> Result<()> {
+        for (name, folder) in &self.local.overrides {
+            let Some(component) = self.components.get_mut(name) else {
+                let names: Vec<_> = self.components.keys().map(String::as_str).collect();
+                return Err(anyhow!(
+                    "there is no component `{name}`, that `{}` would stand in for",
+                    folder.display()
+                ))
+                .hint(|| suggest::hint(name, "component", names));
+            };
+            let is_kernel = self.board.kernel.source == *name;
+            match &component.source {
+                Source::Local(local) => {
+                    return Err(anyhow!("`{name}` is part of this checkout"))
+                        .hint(|| format!("change it in `{}`", local.path.display()));
+                }
+                Source::Deb(_) if !is_kernel => {
+                    return Err(anyhow!("`{name}` is many packages, and no folder can stand in for them"))
+                        .hint(|| format!("change what it takes in `image/components/{name}.toml`"));
+                }
+                _ if !folder.exists() => {
+                    return Err(anyhow!(
+                        "there is no `{}`, that would stand in for `{name}`",
+                        folder.display()
+                    ))
+                    .hint(|| "name a folder".into());
+                }
+                _ => component.instead = Some(folder.clone()),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `dpukit.local.toml`, and what the command line lays over it: this machine's own, never committed.
+#[derive(Debug, Clone, Default)]
+pub struct Local {
+    /// A folder of git repositories that are asked first.
+    pub git_mirrors: Option<PathBuf>,
+    /// Component of source `user` to the file or folder that the user brings for it.
+    pub files: BTreeMap<String, PathBuf>,
+    /// Component to a folder that stands in for its source.
+    pub overrides: BTreeMap<String, PathBuf>,
 }
 
 /// One kind of card: what differs between cards, and nothing else.
@@ -25,6 +86,7 @@ pub struct Board {
     pub description: String,
     pub tools: Tools,
     pub kernel: Kernel,
+    pub parts: Parts,
     pub root: Root,
     pub disk: Disk,
     pub boot: Boot,
@@ -45,20 +107,45 @@ pub struct Tools {
     pub kernel: String,
     /// Rust for the card's architecture.
     pub rust: String,
+    /// A C compiler and libraries for the card's architecture; parts that are built from C need it.
+    pub cross: Option<String>,
 }
 
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    /// A component whose packages hold `usr/src/linux-source-*.tar.xz`.
+    /// A component whose packages hold `usr/src/linux-source-*.tar.xz`, or one of source `git`.
     pub source: String,
     /// The make target that the fragments are laid over: `tinyconfig`, `defconfig`.
     pub base: String,
+    /// A configuration of the card's makers, laid over the base before the fragments.
+    pub vendor: Option<VendorConfig>,
     /// Names of `kernel-config/<name>.config`, applied in this order.
     pub fragments: Vec<String>,
     /// Names of `kernel-config/requirements/<name>.toml`.
     pub requirements: Vec<String>,
     /// The largest `Image` that is accepted, in bytes.
     pub image_limit: u64,
+}
+
+/// A file of a component of source `git`.
+#[derive(Debug, Clone)]
+pub struct VendorConfig {
+    pub source: String,
+    /// The file's path in the source.
+    pub path: PathBuf,
+}
+
+/// What a card of metal has beside kernel, root and agent: names of components.
+#[derive(Debug, Clone, Default)]
+pub struct Parts {
+    /// Of source `user`: the makers' firmware.
+    pub firmware: Option<String>,
+    /// Of source `git`: the program that serves the firmware's side of the endpoint.
+    pub octep_agent: Option<String>,
+    /// Of source `git`: the host's drivers of the endpoint.
+    pub host_drivers: Option<String>,
+    /// Of source `oci`: the image of Cilium's agent.
+    pub cilium: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -134,7 +221,11 @@ pub struct Emulator {
 pub struct Component {
     pub name: String,
     pub description: String,
+    /// What [`Rules`] know it by; packages have theirs in the lock.
+    pub version: Option<String>,
     pub source: Source,
+    /// A developer's folder that stands in for the source.
+    pub instead: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -143,6 +234,112 @@ pub enum Source {
     Deb(DebSource),
     /// A crate of this workspace, built for the card.
     Local(LocalSource),
+    /// One commit of a git repository.
+    Git(GitSource),
+    /// A container image.
+    Oci(OciSource),
+    /// Files that the user has to bring.
+    User(UserSource),
+}
+
+impl Source {
+    /// The kind, as it is written in a component's file.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Deb(_) => "deb",
+            Self::Local(_) => "local",
+            Self::Git(_) => "git",
+            Self::Oci(_) => "oci",
+            Self::User(_) => "user",
+        }
+    }
+}
+
+/// One commit of a git repository, taken as raw files.
+#[derive(Debug, Clone)]
+pub struct GitSource {
+    pub url: String,
+    /// Asked after `url`, in this order.
+    pub mirrors: Vec<String>,
+    pub revision: Revision,
+    /// Whether the repositories that the commit names as submodules are taken too.
+    pub submodules: bool,
+}
+
+/// Which commit is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Revision {
+    /// 40 hexadecimal digits, and the branch that it is on, for servers that give no single commits.
+    Commit { commit: String, branch: Option<String> },
+    /// The newest of a branch when the lock is made.
+    Branch(String),
+}
+
+/// A container image in a registry, for arm64.
+#[derive(Debug, Clone)]
+pub struct OciSource {
+    /// The registry's host, with its port if it has one.
+    pub registry: String,
+    /// The name in the registry.
+    pub repository: String,
+    /// The tag, for people where there is a digest.
+    pub tag: Option<String>,
+    /// Of an index or of a manifest: `sha256:…`.
+    pub digest: Option<Hash>,
+    /// Other registries, with a path where they have one, that hold the same repository.
+    pub mirrors: Vec<String>,
+}
+
+/// Files that only the user can get, found by name in archives of any nesting.
+#[derive(Debug, Clone)]
+pub struct UserSource {
+    /// Where to get it, for people.
+    pub get: String,
+    /// Name to the file's pattern, in which `{version}` is the component's version.
+    pub files: BTreeMap<String, String>,
+    /// Name to the end of a folder's path; all files below it are taken.
+    pub folders: BTreeMap<String, String>,
+    /// Name to the absolute path in the image; what has none is only flashed.
+    pub install: BTreeMap<String, String>,
+}
+
+/// Which versions of parts go together.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    pub rules: BTreeMap<String, Rule>,
+    pub sets: BTreeMap<String, Set>,
+}
+
+/// What holds for the boards whose parts are of these versions.
+#[derive(Debug, Clone)]
+pub struct Rule {
+    /// Part to range; all have to fit for the rule to hold.
+    pub when: BTreeMap<String, Range>,
+    /// Part to the range that it has to be in, where the board has the part.
+    pub needs: BTreeMap<String, Range>,
+    pub reason: String,
+    /// How `octep_cp_agent` is given its devices, where the rule says so.
+    pub start: Option<Start>,
+}
+
+/// How `octep_cp_agent` is given its devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Arguments, in which `{NAME}` is the address of the devices of that name in the set-up's `vfio`.
+    Arguments(String),
+    /// None: this module of the kernel stands for them.
+    Module(String),
+}
+
+/// Versions that somebody ran together.
+#[derive(Debug, Clone)]
+pub struct Set {
+    /// Who, and how.
+    pub verified: String,
+    /// Part to version.
+    pub parts: BTreeMap<String, String>,
+    /// Part to the commit that it was of.
+    pub commits: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone)]

@@ -81,12 +81,13 @@ impl Default for Options {
 }
 
 /// Downloads files of archives into a cache.
-#[derive(Debug)]
 pub struct Fetcher {
     folder: PathBuf,
     archives: BTreeMap<String, Archive>,
     options: Options,
     agent: ureq::Agent,
+    /// The beginning of addresses, and the `Authorization` that is sent there.
+    authorization: BTreeMap<String, String>,
 }
 
 /// The largest index that is read into memory.
@@ -95,6 +96,16 @@ const INDEX_LIMIT: u64 = 256 << 20;
 const SLOWEST: u64 = 256 << 10;
 /// How often a mirror that breaks off is asked for the rest.
 const TRIES: usize = 4;
+
+impl std::fmt::Debug for Fetcher {
+    /// Without what it authorizes itself with.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fetcher")
+            .field("folder", &self.folder)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
 
 impl Fetcher {
     /// A fetcher for the archives of `suites`. The machine's own mirrors are asked first, unless
@@ -133,7 +144,14 @@ impl Fetcher {
             .user_agent(concat!("dpukit/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Ok(Self { folder, archives, options, agent })
+        Ok(Self { folder, archives, options, agent, authorization: BTreeMap::new() })
+    }
+
+    /// The same, with a header `Authorization` for addresses that begin so; a server that redirects elsewhere
+    /// does not pass it on.
+    #[must_use]
+    pub fn with_authorization(self, authorization: BTreeMap<String, String>) -> Self {
+        Self { authorization, ..self }
     }
 
     /// Where a downloaded file is.
@@ -192,7 +210,8 @@ impl Fetcher {
         })
     }
 
-    fn has(&self, file: &Wanted) -> bool {
+    /// Whether a file is downloaded.
+    pub fn has(&self, file: &Wanted) -> bool {
         self.path(&file.sha256).metadata().is_ok_and(|meta| meta.len() == file.size)
     }
 
@@ -321,6 +340,10 @@ impl Fetcher {
         if have > 0 {
             request = request.header("Range", format!("bytes={have}-"));
         }
+        let token = self.authorization.iter().find(|(start, _)| address.starts_with(start.as_str()));
+        if let Some((_, token)) = token {
+            request = request.header("Authorization", token);
+        }
         let response = request.call().map_err(|error| match error {
             ureq::Error::StatusCode(code) if code >= 500 => {
                 Stop::Again(anyhow!("the server answered {code}"))
@@ -378,6 +401,27 @@ impl Fetcher {
         bail!("{address} has the hash {found}, not that of the lock; it is kept as `{}`", rejected.display())
     }
 
+    /// Asks whether a mirror of an archive has a file, without taking it.
+    ///
+    /// # Errors
+    /// What every mirror said.
+    pub fn probe(&self, archive: &str, path: &str, patience: Duration) -> Result<()> {
+        if self.options.offline {
+            bail!("it is not downloaded, and `--offline` forbids to");
+        }
+        let mirrors = self.archives.get(archive).map_or(&[][..], |archive| &archive.mirrors);
+        let patience = patience / u32::try_from(mirrors.len().max(1)).unwrap_or(u32::MAX);
+        let mut said = Vec::new();
+        for mirror in mirrors {
+            let address = join(mirror, path);
+            match self.agent.head(&address).config().timeout_global(Some(patience)).build().call() {
+                Ok(_) => return Ok(()),
+                Err(error) => said.push(format!("{address}: {error}")),
+            }
+        }
+        Err(anyhow!("no mirror answers: {}", said.join("; "))).hint(|| mirror_hint(archive))
+    }
+
     /// A small file, in memory. Without `want` it must carry its own signature.
     pub fn get(&self, archive: &str, path: &str, want: Option<(u64, Hash)>) -> Result<Vec<u8>> {
         if let Some((size, sha256)) = want {
@@ -402,12 +446,8 @@ impl Fetcher {
                 Err(error) => said.push(format!("{address}: {error}")),
             }
         }
-        Err(anyhow!("no mirror of `{archive}` gave `{path}`: {}", said.join("; "))).hint(|| {
-            format!(
-                "name a mirror that you reach with `DPUKIT_MIRROR_{}`",
-                archive.to_uppercase().replace('-', "_")
-            )
-        })
+        Err(anyhow!("no mirror of `{archive}` gave `{path}`: {}", said.join("; ")))
+            .hint(|| mirror_hint(archive))
     }
 }
 
@@ -441,6 +481,10 @@ struct Unreached(ureq::Error);
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Gone(String);
+
+fn mirror_hint(archive: &str) -> String {
+    format!("name a mirror that you reach with `DPUKIT_MIRROR_{}`", archive.to_uppercase().replace('-', "_"))
+}
 
 fn space_hint() -> String {
     "free some space, or name a folder that has it and that you can write to with `DPUKIT_CACHE`".into()

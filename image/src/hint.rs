@@ -27,10 +27,14 @@ impl<T, E: Into<anyhow::Error>> WithHint<T> for Result<T, E> {
     }
 }
 
+/// The causes of an error, and its hints, which begin with `hint: `.
+pub fn parts(error: &anyhow::Error) -> (Vec<String>, Vec<String>) {
+    error.chain().map(ToString::to_string).partition(|line| !line.starts_with("hint: "))
+}
+
 /// The text that a person reads of an error: one line, its causes, then its hints.
 pub fn report(error: &anyhow::Error) -> String {
-    let (hints, causes): (Vec<_>, Vec<_>) =
-        error.chain().map(ToString::to_string).partition(|line| line.starts_with("hint: "));
+    let (causes, hints) = parts(error);
     let mut text = String::new();
     for (depth, cause) in causes.iter().enumerate() {
         text.push_str(if depth == 0 { "error: " } else { "\n  cause: " });

@@ -24,6 +24,32 @@
 #![doc = include_str!("load/example/local.toml")]
 //! ```
 //!
+//! or a commit of a git repository:
+//!
+//! ```toml
+#![doc = include_str!("load/example/git.toml")]
+//! ```
+//!
+//! or a container image:
+//!
+//! ```toml
+#![doc = include_str!("load/example/oci.toml")]
+//! ```
+//!
+//! or files that only the user can get:
+//!
+//! ```toml
+#![doc = include_str!("load/example/user.toml")]
+//! ```
+//!
+//! # `image/rules.toml`
+//!
+//! Which versions of a board's parts go together; see [`crate::rules`]. May be left out.
+//!
+//! ```toml
+#![doc = include_str!("load/example/rules.toml")]
+//! ```
+//!
 //! # `image/boards/<name>.toml`
 //!
 //! A board that others extend, `base.toml`:
@@ -37,13 +63,30 @@
 //! ```toml
 #![doc = include_str!("load/example/board.toml")]
 //! ```
+//!
+//! A board of metal has parts that are not free, or not ours:
+//!
+//! ```toml
+#![doc = include_str!("load/example/metal.toml")]
+//! ```
+//!
+//! # `dpukit.local.toml`
+//!
+//! This machine's own settings, at the top of the checkout and never committed. May be left out.
+//!
+//! ```toml
+#![doc = include_str!("load/example/local-settings.toml")]
+//! ```
 
 mod board;
 mod component;
 mod diagnostics;
+mod local;
 mod plan;
 mod reader;
-mod suggest;
+mod rules;
+mod source;
+pub(crate) mod suggest;
 mod suites;
 mod tree;
 mod values;
@@ -90,14 +133,18 @@ pub fn load(root: &Path, board: &str) -> Result<Config, Diagnostics> {
     let (suites, names) = suites::read(root, &mut problems);
     let components = component::read_all(root, names.as_ref(), &mut problems);
     let board = board::read(root, board, &components, &mut problems);
+    let rules = rules::read(root, &mut problems);
+    let local = local::read(root, &components, &mut problems);
     let components: Option<_> =
         components.into_iter().map(|(name, read)| Some((name, read.component?))).collect();
-    let config = board.zip(components).zip(suites);
-    problems.or(config.map(|((board, components), suites)| Config {
+    let config = board.zip(components).zip(suites).zip(rules).zip(local);
+    problems.or(config.map(|((((board, components), suites), rules), local)| Config {
         root: root.to_owned(),
         board,
         components,
         suites,
+        rules,
+        local,
     }))
 }
 

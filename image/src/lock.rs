@@ -9,6 +9,10 @@
 //! date = "2026-11-21T09:15:44Z"   # when the archive wrote the Release file
 //! sha256 = "…"                    # of the InRelease file
 //!
+//! [component.octep]
+//! request = "…"
+//! git = { commit = "…", content = "…" }
+//!
 //! [component.root]
 //! request = "…"                   # hash of what the component asks for; another one means stale
 //! packages = [
@@ -17,6 +21,8 @@
 //! ```
 //!
 //! A build only reads it. One line for each package makes a change readable, and a merge easy.
+
+mod content;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -29,7 +35,7 @@ use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::config::{Config, DebSource, Source as ComponentSource, Suite, Suites};
+use crate::config::{Component, Config, DebSource, Source as ComponentSource, Suite, Suites};
 use crate::debian::Source;
 use crate::debian::keyring::Keyring;
 use crate::debian::packages::{Index, is_safe_path};
@@ -39,6 +45,10 @@ use crate::debian::resolve::{self, Request, Wanted};
 use crate::debian::version::Version;
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
+
+pub use content::{Blob, Content, LockedFile, LockedGit, LockedOci};
+
+use content::RawComponent;
 
 /// The form of the file that this module reads and writes.
 const VERSION: i64 = 1;
@@ -53,7 +63,7 @@ const HEADER: &str = "\
 pub struct Lock {
     /// The suites that packages are from, by name.
     pub suites: BTreeMap<String, LockedSuite>,
-    /// By name; only components of Debian packages.
+    /// By name; all that do not lie in the checkout.
     pub components: BTreeMap<String, LockedComponent>,
 }
 
@@ -68,13 +78,12 @@ pub struct LockedSuite {
     pub sha256: Hash,
 }
 
-/// The packages of a component.
+/// What a component comes down to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockedComponent {
     /// The hash of what the component asked for; see [`request`].
     pub request: Hash,
-    /// Sorted by name and architecture.
-    pub packages: Vec<LockedPackage>,
+    pub content: Content,
 }
 
 /// One package, to the byte.
@@ -126,9 +135,19 @@ impl Lock {
             .with_context(|| format!("writing the lock `{}`", path.display()))
     }
 
-    /// The components of `config`'s board that the lock lacks, or has for another request.
+    /// The components of `config`'s board that the lock lacks, or has for another request. One that a
+    /// folder stands in for needs no lock.
     pub fn missing(&self, config: &Config) -> Vec<String> {
-        self.missing_of(&Scope::of_board(config))
+        let mut missing = self.missing_of(&Scope::of_board(config));
+        let others = board_components(config).into_iter().filter_map(|component| {
+            let request = content::request(component)?;
+            let is_locked =
+                self.components.get(&component.name).is_some_and(|locked| locked.request == request);
+            (component.instead.is_none() && !is_locked).then(|| component.name.clone())
+        });
+        missing.extend(others);
+        missing.sort();
+        missing
     }
 
     fn missing_of(&self, scope: &Scope<'_>) -> Vec<String> {
@@ -143,6 +162,13 @@ impl Lock {
         self.update_for(&component_names(config), newer);
     }
 
+    /// The part of a component that is not of packages.
+    pub fn with(component: &Component, content: Content) -> Self {
+        let request = content::request(component).unwrap_or_else(|| Hash::of(""));
+        let locked = LockedComponent { request, content };
+        Self { suites: BTreeMap::new(), components: BTreeMap::from([(component.name.clone(), locked)]) }
+    }
+
     fn update_for(&mut self, components: &[&str], newer: Self) {
         self.suites.extend(newer.suites);
         self.components.extend(newer.components);
@@ -154,16 +180,17 @@ impl Lock {
     /// What `newer` has otherwise, by component; components without a change are not named.
     pub fn differences(&self, newer: &Self) -> Vec<Difference> {
         let names: BTreeSet<_> = self.components.keys().chain(newer.components.keys()).collect();
-        let packages =
-            |lock: &Self, name| lock.components.get(name).map_or(Vec::new(), |found| found.packages.clone());
+        let listed = |lock: &Self, name| {
+            lock.components.get(name).map_or_else(BTreeMap::new, |found| found.content.listed())
+        };
         let all = names
             .into_iter()
-            .map(|name| Difference::between(name, &packages(self, name), &packages(newer, name)));
+            .map(|name| Difference::between(name, &listed(self, name), &listed(newer, name)));
         all.filter(|difference| !difference.changes.is_empty()).collect()
     }
 
     fn packages(&self) -> impl Iterator<Item = &LockedPackage> {
-        self.components.values().flat_map(|component| &component.packages)
+        self.components.values().flat_map(|component| component.content.packages())
     }
 }
 
@@ -180,9 +207,8 @@ impl fmt::Display for Lock {
             )?;
         }
         for (name, component) in &self.components {
-            write!(f, "\n[component.{}]\nrequest = \"{}\"\npackages = [\n", key(name), component.request)?;
-            component.packages.iter().try_for_each(|package| writeln!(f, "  {package},"))?;
-            f.write_str("]\n")?;
+            let LockedComponent { request, content } = component;
+            write!(f, "\n[component.{}]\nrequest = \"{request}\"\n{content}", key(name))?;
         }
         Ok(())
     }
@@ -227,9 +253,34 @@ fn resolve_all(scope: &Scope<'_>, source: &dyn Source, now: SystemTime) -> Resul
     Ok(lock)
 }
 
-/// The names of the board's components of Debian packages, each once.
+/// The names of the board's components that the lock has, each once.
 pub fn component_names(config: &Config) -> Vec<&str> {
-    Scope::of_board(config).wishes.into_keys().collect()
+    let is_locked = |component: &&Component| !matches!(component.source, ComponentSource::Local(_));
+    board_components(config).into_iter().filter(is_locked).map(|component| component.name.as_str()).collect()
+}
+
+/// The components that the board names, each once, by name.
+pub fn board_components(config: &Config) -> Vec<&Component> {
+    let board = &config.board;
+    let (tools, parts) = (&board.tools, &board.parts);
+    let named = [
+        &tools.base,
+        &tools.kernel,
+        &tools.rust,
+        &board.kernel.source,
+        &board.root.packages,
+        &board.root.oracle,
+        &board.root.agent,
+    ];
+    let perhaps = [&parts.firmware, &parts.octep_agent, &parts.host_drivers, &parts.cilium];
+    let names: BTreeSet<_> = named
+        .into_iter()
+        .chain(board.emulator.as_ref().map(|emulator| &emulator.tools))
+        .chain(&tools.cross)
+        .chain(board.kernel.vendor.as_ref().map(|vendor| &vendor.source))
+        .chain(perhaps.into_iter().flatten())
+        .collect();
+    names.into_iter().filter_map(|name| config.components.get(name)).collect()
 }
 
 /// The hash of all that decides which packages a component comes down to, but for the archives'
@@ -250,7 +301,7 @@ pub struct Difference {
 /// What became of one package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
-    /// `name:arch`
+    /// `name:arch` of a package; otherwise `commit`, `image`, or a file's name.
     pub package: String,
     /// The version that was there; none if the package is new.
     pub old: Option<String>,
@@ -259,26 +310,20 @@ pub struct Change {
 }
 
 impl Difference {
-    fn between(component: &str, old: &[LockedPackage], new: &[LockedPackage]) -> Self {
-        let (old, new) = (by_name(old), by_name(new));
+    /// Compares lists of [`Content::listed`].
+    fn between(component: &str, old: &Listed, new: &Listed) -> Self {
         let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
         let changes = keys.into_iter().filter_map(|key| {
             let (old, new) = (old.get(key), new.get(key));
-            let is_same = old.map(|package| package.sha256) == new.map(|package| package.sha256);
-            let version = |package: Option<&&LockedPackage>| package.map(|package| package.version.clone());
-            (!is_same).then(|| Change {
-                package: format!("{}:{}", key.0, key.1),
-                old: version(old),
-                new: version(new),
-            })
+            let is_same = old.map(|(_, identity)| identity) == new.map(|(_, identity)| identity);
+            let version = |listed: Option<&(String, String)>| listed.map(|(version, _)| version.clone());
+            (!is_same).then(|| Change { package: key.clone(), old: version(old), new: version(new) })
         });
         Self { component: component.to_owned(), changes: changes.collect() }
     }
 }
 
-fn by_name(packages: &[LockedPackage]) -> BTreeMap<(&str, &str), &LockedPackage> {
-    packages.iter().map(|package| ((package.name.as_str(), package.arch.as_str()), package)).collect()
-}
+type Listed = BTreeMap<String, (String, String)>;
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -292,6 +337,9 @@ impl fmt::Display for Change {
         let package = &self.package;
         match (&self.old, &self.new) {
             (Some(old), Some(new)) if old == new => write!(f, "changed  {package} {new}, with other content"),
+            (Some(old), Some(new)) if !package.contains(':') => {
+                write!(f, "changed  {package} {old} -> {new}")
+            }
             (Some(old), Some(new)) => write!(f, "{} {package} {old} -> {new}", direction(old, new)),
             (Some(old), None) => write!(f, "removed  {package} {old}"),
             (None, Some(new)) => write!(f, "added    {package} {new}"),
@@ -329,22 +377,11 @@ struct Wish<'a> {
 impl<'a> Scope<'a> {
     /// The components that the board names and that are of Debian packages.
     fn of_board(config: &'a Config) -> Self {
-        let board = &config.board;
-        let tools = &board.tools;
-        let emulator = board.emulator.as_ref().map(|emulator| &emulator.tools);
-        let names = [
-            &tools.base,
-            &tools.kernel,
-            &tools.rust,
-            &board.kernel.source,
-            &board.root.packages,
-            &board.root.oracle,
-            &board.root.agent,
-        ];
-        let components = names.into_iter().chain(emulator).filter_map(|name| config.components.get(name));
-        let wishes = components.filter_map(|component| match &component.source {
-            ComponentSource::Deb(deb) => Some((component.name.as_str(), Wish::of(deb))),
-            ComponentSource::Local(_) => None,
+        let wishes = board_components(config).into_iter().filter_map(|component| match &component.source {
+            ComponentSource::Deb(deb) if component.instead.is_none() => {
+                Some((component.name.as_str(), Wish::of(deb)))
+            }
+            _ => None,
         });
         Self::new(config, wishes.collect())
     }
@@ -355,9 +392,7 @@ impl<'a> Scope<'a> {
         for name in names {
             match config.components.get(*name).map(|component| &component.source) {
                 Some(ComponentSource::Deb(deb)) => wishes.insert(*name, Wish::of(deb)),
-                Some(ComponentSource::Local(_)) => {
-                    bail!("the component `{name}` is built here and has no packages")
-                }
+                Some(_) => bail!("the component `{name}` has no packages"),
                 None => {
                     let known = component_names(config).join("`, `");
                     return Err(anyhow!("there is no component `{name}`"))
@@ -497,7 +532,8 @@ impl<'a> Archives<'a> {
             packages.push(self.locked_package(chosen)?);
         }
         packages.sort();
-        Ok(LockedComponent { request: wish.hash(self.scope.suites), packages })
+        let content = Content::Packages(packages);
+        Ok(LockedComponent { request: wish.hash(self.scope.suites), content })
     }
 
     fn locked_package(&self, chosen: resolve::Chosen<'_>) -> Result<LockedPackage> {
@@ -528,7 +564,7 @@ struct RawLock {
     #[serde(default)]
     suite: Vec<Spanned<RawSuite>>,
     #[serde(default)]
-    component: BTreeMap<String, RawComponent>,
+    component: BTreeMap<String, Spanned<RawComponent>>,
 }
 
 #[derive(Deserialize)]
@@ -538,13 +574,6 @@ struct RawSuite {
     archive: String,
     date: String,
     sha256: Hash,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawComponent {
-    request: Hash,
-    packages: Vec<Spanned<RawPackage>>,
 }
 
 #[derive(Deserialize)]
@@ -580,9 +609,18 @@ fn check(raw: RawLock) -> Result<Lock, Misplaced> {
         }
     }
     for (name, component) in raw.component {
+        let at = component.span();
+        let mut component = component.into_inner();
+        let other = component
+            .content(&name)
+            .map_err(|(span, error)| (if span.is_empty() { at } else { span }, error))?;
+        if let Some(content) = other {
+            lock.components.insert(name, LockedComponent { request: component.request, content });
+            continue;
+        }
         let mut packages: Vec<LockedPackage> = Vec::new();
         let mut seen = BTreeSet::new();
-        for package in component.packages {
+        for package in component.packages.into_iter().flatten() {
             let span = package.span();
             let package =
                 check_package(package.into_inner(), &lock.suites).map_err(|error| (span.clone(), error))?;
@@ -595,7 +633,8 @@ fn check(raw: RawLock) -> Result<Lock, Misplaced> {
             packages.push(package);
         }
         packages.sort();
-        lock.components.insert(name, LockedComponent { request: component.request, packages });
+        let content = Content::Packages(packages);
+        lock.components.insert(name, LockedComponent { request: component.request, content });
     }
     Ok(lock)
 }

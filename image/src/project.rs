@@ -11,6 +11,8 @@ use crate::hash::Hash;
 use crate::hint::WithHint as _;
 use crate::lock::{self, Difference, Lock, LockedComponent};
 use crate::recipes::{Request, Sources};
+use crate::rules;
+use crate::source::Origins;
 use crate::store::Store;
 
 /// What may be done about the lock and the network.
@@ -40,41 +42,66 @@ pub fn lock_path(root: &Path, board: &str) -> PathBuf {
 }
 
 impl Project {
-    /// Opens a checkout. Components that the lock lacks are resolved and written into it, unless `terms`
-    /// say otherwise.
+    /// Opens a checkout with its lock made current: components that the lock lacks are resolved and written
+    /// into it, unless `terms` say otherwise.
     pub fn open(config: Config, cache: &Path, terms: Terms, request: Request) -> Result<Self> {
+        let mut project = Self::opened(config, cache, terms, request)?;
+        project.make_current()?;
+        Ok(project)
+    }
+
+    /// Opens a checkout with its lock as it is.
+    pub fn opened(config: Config, cache: &Path, terms: Terms, request: Request) -> Result<Self> {
         let store = Store::open(cache)?;
         let fetcher = fetcher(&config, cache, terms)?;
-        let path = lock_path(&config.root, &config.board.name);
-        let mut lock = Lock::read(&path)?;
-        let missing = lock.missing(&config);
-        let mut resolved = Vec::new();
-        if !missing.is_empty() {
-            if terms.locked || terms.offline {
-                let flag = if terms.locked { "--locked" } else { "--offline" };
-                return Err(anyhow!(
-                    "the lock `{}` lacks, or has for another request: {}",
-                    path.display(),
-                    missing.join(", ")
-                ))
-                .hint(|| format!("run `cargo xtask lock` without `{flag}`, and commit what it writes"));
-            }
-            resolved = resolve(&config, &fetcher, &mut lock, &missing)?;
-        }
-        Ok(Self { sources: Sources { config, lock, fetcher, request }, store, resolved, terms })
+        let origins = Origins::new(cache, &config.local, options(terms));
+        let lock = Lock::read(&lock_path(&config.root, &config.board.name))?;
+        let sources = Sources { config, lock, fetcher, origins, request };
+        Ok(Self { sources, store, resolved: Vec::new(), terms })
     }
-}
 
-impl Project {
+    /// Resolves what the lock lacks, and fails where the board's parts do not go together.
+    pub fn make_current(&mut self) -> Result<()> {
+        rules::enforce(&self.sources.config, &self.sources.lock)?;
+        let missing = self.missing();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if let Some(flag) = self.lock_is_closed() {
+            let path = lock_path(&self.sources.config.root, &self.sources.config.board.name);
+            return Err(anyhow!(
+                "the lock `{}` lacks, or has for another request: {}",
+                path.display(),
+                missing.join(", ")
+            ))
+            .hint(|| format!("run `cargo xtask lock` without `{flag}`, and commit what it writes"));
+        }
+        let Sources { config, lock, fetcher, origins, .. } = &mut self.sources;
+        self.resolved = resolve(config, fetcher, origins, lock, &missing)?;
+        rules::enforce(config, lock)
+    }
+
+    /// The components that the lock lacks, or has for another request.
+    pub fn missing(&self) -> Vec<String> {
+        self.sources.lock.missing(&self.sources.config)
+    }
+
+    /// The flag that forbids to change the lock, if there is one.
+    pub fn lock_is_closed(&self) -> Option<&'static str> {
+        let Terms { locked, offline } = self.terms;
+        if locked { Some("--locked") } else { offline.then_some("--offline") }
+    }
+
     /// Resolves the components anew whose packages no mirror has any more, and rewrites the lock;
     /// returns what changed.
     ///
     /// # Errors
     /// Where `terms` forbid it, or the archives' indexes still name what their mirrors don't have.
     pub fn replace_gone(&mut self, gone: &[Hash]) -> Result<Vec<Difference>> {
-        let has_gone =
-            |locked: &LockedComponent| locked.packages.iter().any(|package| gone.contains(&package.sha256));
-        let lock = &mut self.sources.lock;
+        let has_gone = |locked: &LockedComponent| {
+            locked.content.packages().iter().any(|package| gone.contains(&package.sha256))
+        };
+        let lock = &self.sources.lock;
         let components: Vec<_> = lock
             .components
             .iter()
@@ -84,32 +111,56 @@ impl Project {
         if self.terms.locked || self.terms.offline {
             bail!("the lock may not be changed, and names packages that are gone: {}", components.join(", "));
         }
-        let differences = resolve(&self.sources.config, &self.sources.fetcher, lock, &components)?;
+        let Sources { config, fetcher, origins, .. } = &self.sources;
+        let mut lock = self.sources.lock.clone();
+        let differences = resolve(config, fetcher, origins, &mut lock, &components)?;
         if lock.components.values().any(has_gone) {
             return Err(anyhow!("the mirrors' indexes still name what the mirrors don't have"))
                 .hint(|| "they may be in the middle of an update: try again in some minutes".into());
         }
+        self.sources.lock = lock;
         Ok(differences)
     }
 }
 
 /// Opens the downloads of a cache.
 pub fn fetcher(config: &Config, cache: &Path, terms: Terms) -> Result<Fetcher> {
-    Fetcher::new(cache, &config.suites, Options { offline: terms.offline, ..Options::default() })
+    Fetcher::new(cache, &config.suites, options(terms))
+}
+
+fn options(terms: Terms) -> Options {
+    Options { offline: terms.offline, ..Options::default() }
+}
+
+/// Opens what brings components that are not of packages.
+pub fn origins(config: &Config, cache: &Path, terms: Terms) -> Origins {
+    Origins::new(cache, &config.local, options(terms))
 }
 
 /// Resolves `components` anew and rewrites the lock; returns what changed.
 pub fn resolve(
     config: &Config,
     fetcher: &Fetcher,
+    origins: &Origins,
     lock: &mut Lock,
     components: &[String],
 ) -> Result<Vec<Difference>> {
-    let names: Vec<_> = components.iter().map(String::as_str).collect();
-    let newer =
-        lock::resolve(config, &names, fetcher, SystemTime::now()).context("making the lock current")?;
     let before = lock.clone();
-    lock.update(config, newer);
+    let known = |name: &String| config.components.get(name);
+    let (packages, others): (Vec<_>, Vec<_>) = components
+        .iter()
+        .partition(|name| known(name).is_some_and(|component| component.source.kind() == "deb"));
+    if !packages.is_empty() {
+        let names: Vec<_> = packages.into_iter().map(String::as_str).collect();
+        let newer = lock::resolve(config, &names, fetcher, SystemTime::now());
+        lock.update(config, newer.context("making the lock current")?);
+    }
+    for component in others.into_iter().filter_map(known) {
+        let content = origins.resolve(component);
+        let content = content.with_context(|| format!("resolving the component `{}`", component.name))?;
+        lock.update(config, Lock::with(component, content));
+    }
+    rules::enforce(config, lock)?;
     lock.write(&lock_path(&config.root, &config.board.name))?;
     Ok(before.differences(lock))
 }

@@ -4,10 +4,14 @@
 
 mod agent;
 mod disk;
+mod firmware;
 mod host;
+mod images;
 mod kernel;
+mod octep;
 mod root;
 mod tools;
+mod tree;
 mod workspace;
 
 use std::path::{Path, PathBuf};
@@ -15,15 +19,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use walkdir::WalkDir;
 
-use crate::config::{Config, DebSource, Source};
+use crate::config::{Component, Config, DebSource, Source};
 use crate::fetch::{Fetcher, Package, Wanted};
 use crate::hash::Hash;
-use crate::lock::{Lock, LockedPackage};
+use crate::lock::{Content, Lock, LockedPackage};
+use crate::source::Origins;
 use crate::step::{Builder, Graph, Room};
 
 pub use disk::copy_sparse;
+pub use firmware::FIRMWARE;
 pub use host::{DEB, deb_name};
-pub use kernel::{CONFIG as KERNEL_CONFIG, KERNEL, SOURCE as KERNEL_SOURCE};
+pub use kernel::{CONFIG as KERNEL_CONFIG, KERNEL, source_step as kernel_source};
 pub use root::{ROOT, SYSTEM};
 
 /// The step whose result is the flashable image.
@@ -47,6 +53,8 @@ pub struct Sources {
     pub lock: Lock,
     /// Where packages come from.
     pub fetcher: Fetcher,
+    /// Where all else comes from.
+    pub origins: Origins,
     /// What was asked for.
     pub request: Request,
 }
@@ -62,11 +70,28 @@ pub fn graph(sources: &Sources) -> Result<Graph<'_>> {
         tools::tool_root(&mut graph, sources, &emulator.tools)?;
     }
     kernel::steps(&mut graph, sources)?;
+    firmware::steps(&mut graph, sources)?;
+    octep::steps(&mut graph, sources)?;
+    images::steps(&mut graph, sources)?;
     agent::steps(&mut graph, sources)?;
     root::steps(&mut graph, sources)?;
     disk::steps(&mut graph, sources);
     host::steps(&mut graph, sources)?;
     Ok(graph)
+}
+
+/// Parts of a board that this builder does not put into an image yet, and what lacks.
+pub fn without_recipe(config: &Config) -> Vec<(&'static str, &'static str)> {
+    let parts = &config.board.parts;
+    let lacking = [
+        (
+            &parts.cilium,
+            "cilium",
+            "its image is fetched and kept as a layout, and is not imported on the card yet",
+        ),
+        (&parts.host_drivers, "host-drivers", "no package of them is built yet"),
+    ];
+    lacking.into_iter().filter(|(part, ..)| part.is_some()).map(|(_, name, why)| (name, why)).collect()
 }
 
 impl Sources {
@@ -78,8 +103,17 @@ impl Sources {
     }
 
     pub(crate) fn packages(&self, component: &str) -> Result<&[LockedPackage]> {
+        Ok(self.content(component)?.packages())
+    }
+
+    pub(crate) fn component(&self, name: &str) -> Result<&Component> {
+        self.config.components.get(name).with_context(|| format!("there is no component `{name}`"))
+    }
+
+    /// What the lock has of a component.
+    pub(crate) fn content(&self, component: &str) -> Result<&Content> {
         let locked = self.lock.components.get(component);
-        Ok(&locked.with_context(|| format!("the lock has no component `{component}`"))?.packages)
+        Ok(&locked.with_context(|| format!("the lock has no component `{component}`"))?.content)
     }
 
     /// Downloads a component's packages and gives each one's file.
@@ -112,12 +146,17 @@ pub fn wanted(package: &LockedPackage) -> Wanted {
 }
 
 /// Each package of a component enters a step by name and hash.
-fn packages_enter<'g, 'a>(mut builder: Builder<'g, 'a>, packages: &[LockedPackage]) -> Builder<'g, 'a> {
-    for package in packages {
+fn packages_enter<'g, 'a>(
+    builder: Builder<'g, 'a>,
+    sources: &Sources,
+    component: &str,
+) -> Result<Builder<'g, 'a>> {
+    let mut builder = builder.draws_on(component);
+    for package in sources.packages(component)? {
         let name = format!("package {} {} {}", package.name, package.version, package.arch);
         builder = builder.hash(name, package.sha256);
     }
-    builder
+    Ok(builder)
 }
 
 /// Each file below a folder of the checkout enters a step by name, content, and whether it can be executed.

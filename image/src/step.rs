@@ -22,6 +22,7 @@ type Run<'a> = Box<dyn Fn(&Room<'_>) -> Result<()> + Send + Sync + 'a>;
 pub struct Step<'a> {
     recipe: Recipe,
     needs: Vec<String>,
+    draws: Vec<String>,
     run: Run<'a>,
 }
 
@@ -82,13 +83,28 @@ pub struct Builder<'g, 'a> {
     graph: &'g mut Graph<'a>,
     recipe: Recipe,
     needs: Vec<String>,
+    draws: Vec<String>,
 }
 
 impl<'a> Graph<'a> {
     /// Begins a step.
     pub fn step<'g>(&'g mut self, name: &str) -> Builder<'g, 'a> {
-        let recipe = Recipe { name: name.to_owned(), inputs: BTreeMap::new() };
-        Builder { graph: self, recipe, needs: Vec::new() }
+        let recipe = Recipe { name: name.to_owned(), inputs: BTreeMap::new(), private: false };
+        Builder { graph: self, recipe, needs: Vec::new(), draws: Vec::new() }
+    }
+
+    /// Whether there is a step of this name.
+    pub fn has(&self, step: &str) -> bool {
+        self.steps.contains_key(step)
+    }
+
+    /// The components whose sources are needed to make `target`, as far as the store lacks it; none if it is
+    /// there.
+    pub fn draws(&self, store: &Store, target: &str) -> Result<Option<BTreeSet<String>>> {
+        let mut missing = Vec::new();
+        self.plan(store, target, &mut missing, &mut Vec::new())?;
+        let draws = missing.iter().flat_map(|step| self.steps[step].draws.iter().cloned()).collect();
+        Ok((!missing.is_empty()).then_some(draws))
     }
 
     /// A step's recipe.
@@ -250,14 +266,30 @@ impl<'a> Builder<'_, 'a> {
     pub fn needs(mut self, step: &str) -> Self {
         let entry = self.graph.recipe(step).entry();
         self.recipe.inputs.insert(format!("step {step}"), Input::Step(entry));
+        self.recipe.private |= self.graph.recipe(step).private;
         self.needs.push(step.to_owned());
+        self
+    }
+
+    /// A component whose source the step brings when it runs.
+    #[must_use]
+    pub fn draws_on(mut self, component: &str) -> Self {
+        self.draws.push(component.to_owned());
+        self
+    }
+
+    /// Something enters that may not be shared, and so the result may not be either.
+    #[must_use]
+    pub fn private(mut self) -> Self {
+        self.recipe.private = true;
         self
     }
 
     /// Ends the step with what makes it.
     pub fn run(self, run: impl Fn(&Room<'_>) -> Result<()> + Send + Sync + 'a) {
         let name = self.recipe.name.clone();
-        self.graph.steps.insert(name, Step { recipe: self.recipe, needs: self.needs, run: Box::new(run) });
+        let Self { graph, recipe, needs, draws } = self;
+        graph.steps.insert(name, Step { recipe, needs, draws, run: Box::new(run) });
     }
 }
 

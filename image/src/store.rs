@@ -3,6 +3,7 @@
 //! ```text
 //! <cache>/store/<hash>-<name>/out/        what the step made; read-only
 //! <cache>/store/<hash>-<name>/entry.json  its recipe, size and content hash
+//! <cache>/private/store/                  the same for entries with something in them that may not be shared
 //! <cache>/work/<hash>-<name>/             a step that is running, or was killed
 //! <cache>/locks/<hash>-<name>             held while a step runs
 //! <cache>/last/<board>.json               recipes of a board's last whole build
@@ -36,7 +37,15 @@ pub struct Recipe {
     pub name: String,
     /// Everything that enters, by a name that a person understands.
     pub inputs: BTreeMap<String, Input>,
+    /// Whether what the user alone may have is in it, or in a step that it needs.
+    #[serde(default)]
+    pub private: bool,
 }
+
+/// Where entries are, in the cache.
+const SHELVES: [&str; 2] = ["store", "private/store"];
+/// What the names of entries begin with that may not be shared.
+const PRIVATE: &str = "private-";
 
 /// One thing that enters a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,9 +70,10 @@ impl Recipe {
         Hash::of(text)
     }
 
-    /// The entry's folder name, `<hash>-<name>`.
+    /// The entry's folder name, `<hash>-<name>`, or `private-<hash>-<name>`.
     pub fn entry(&self) -> String {
-        format!("{}-{}", self.hash().short(), self.name)
+        let mark = if self.private { PRIVATE } else { "" };
+        format!("{mark}{}-{}", self.hash().short(), self.name)
     }
 }
 
@@ -118,7 +128,7 @@ pub fn cache_folder() -> Result<PathBuf> {
 impl Store {
     /// Opens the store in a cache folder, making the folder where it is missing.
     pub fn open(cache: &Path) -> Result<Self> {
-        for part in ["store", "work", "locks", "last", "logs"] {
+        for part in ["store", "private/store", "work", "locks", "last", "logs"] {
             let folder = cache.join(part);
             fs::create_dir_all(&folder)
                 .with_context(|| format!("opening the store at `{}`", cache.display()))
@@ -206,11 +216,16 @@ impl Store {
             .with_context(|| format!("moving `{}` into the store", recipe.name))
             .hint(space_hint)?;
         fs::set_permissions(&target, fs::Permissions::from_mode(0o555))?;
-        File::open(self.cache.join("store"))?.sync_all().context("flushing the store to disk")
+        File::open(self.shelf(&recipe.entry()))?.sync_all().context("flushing the store to disk")
     }
 
     fn folder(&self, entry: &str) -> PathBuf {
-        self.cache.join("store").join(entry)
+        self.shelf(entry).join(entry)
+    }
+
+    /// The folder with an entry and its like.
+    fn shelf(&self, entry: &str) -> PathBuf {
+        self.cache.join(if entry.starts_with(PRIVATE) { "private/store" } else { "store" })
     }
 
     fn lock(&self, entry: &str, waiting: impl FnOnce()) -> Result<File> {
@@ -252,7 +267,9 @@ impl Store {
     /// All entries, oldest first.
     pub fn entries(&self) -> Result<Vec<(String, Meta, SystemTime)>> {
         let mut entries = Vec::new();
-        for file in fs::read_dir(self.cache.join("store")).context("reading the store")? {
+        let shelves = SHELVES.iter().map(|shelf| fs::read_dir(self.cache.join(shelf)));
+        let shelves = shelves.collect::<io::Result<Vec<_>>>().context("reading the store")?;
+        for file in shelves.into_iter().flatten() {
             let file = file.context("reading the store")?;
             let name = file.file_name().to_string_lossy().into_owned();
             if self.has(&name) {
@@ -273,11 +290,11 @@ impl Store {
             used.extend(self.last(board)?.values().map(Recipe::entry));
         }
         let (mut removed, mut bytes) = (Vec::new(), 0);
-        for place in ["store", "work"] {
+        for place in SHELVES.into_iter().chain(["work"]) {
             for file in fs::read_dir(self.cache.join(place)).context("reading the store")? {
                 let file = file?;
                 let name = file.file_name().to_string_lossy().into_owned();
-                if place == "store" && used.contains(&name) {
+                if place != "work" && used.contains(&name) {
                     continue;
                 }
                 let lock =
@@ -401,6 +418,7 @@ mod tests {
         Recipe {
             name: "sample".into(),
             inputs: BTreeMap::from([("text".into(), Input::Content(Hash::of(content)))]),
+            private: false,
         }
     }
 

@@ -17,12 +17,23 @@ const SUITES: &str = "image/suites.toml";
 const SHELL: &str = "image/components/shell.toml";
 const AGENT: &str = "image/components/agent.toml";
 
-const FILES: [(&str, &str); 14] = [
+const OCTEP: &str = "image/components/octep.toml";
+const CILIUM: &str = "image/components/cilium.toml";
+const SDK: &str = "image/components/sdk.toml";
+const RULES: &str = "image/rules.toml";
+const METAL: &str = "image/boards/metal.toml";
+
+const FILES: [(&str, &str); 19] = [
     (SUITES, include_str!("../src/load/example/suites.toml")),
     (BASE, include_str!("../src/load/example/base.toml")),
     (BOARD, include_str!("../src/load/example/board.toml")),
     (SHELL, include_str!("../src/load/example/deb.toml")),
     (AGENT, include_str!("../src/load/example/local.toml")),
+    (OCTEP, include_str!("../src/load/example/git.toml")),
+    (CILIUM, include_str!("../src/load/example/oci.toml")),
+    (SDK, include_str!("../src/load/example/user.toml")),
+    (RULES, include_str!("../src/load/example/rules.toml")),
+    (METAL, include_str!("../src/load/example/metal.toml")),
     ("image/components/tools.toml", TOOLS),
     ("image/components/linux.toml", TOOLS),
     ("image/keys/trixie-stable.asc", ""),
@@ -80,10 +91,24 @@ fn after(path: &str, from: &str, to: &str) -> String {
     checkout.problems()
 }
 
+/// What a person reads after some changes of a file.
+fn after_all(path: &str, edits: &[(&str, &str)]) -> String {
+    let checkout = Checkout::new();
+    for (from, to) in edits {
+        checkout.edit(path, from, to);
+    }
+    checkout.problems()
+}
+
 /// What a person reads, without the lines that show the file: place and message, then the hint.
 fn lines(problems: &str) -> Vec<&str> {
-    let shown = |line: &&str| line.starts_with("image/") || line.starts_with("  hint: ");
-    problems.lines().filter(shown).map(str::trim).collect()
+    lines_of(problems, &["image/"])
+}
+
+fn lines_of<'p>(problems: &'p str, files: &[&str]) -> Vec<&'p str> {
+    let is_shown =
+        |line: &&str| line.starts_with("  hint: ") || files.iter().any(|file| line.starts_with(file));
+    problems.lines().filter(is_shown).map(str::trim).collect()
 }
 
 #[test]
@@ -100,6 +125,84 @@ fn the_examples_of_the_documentation_are_a_checkout() {
     let Source::Deb(shell) = &config.components["shell"].source else { panic!("not packages") };
     assert_eq!(shell.links["usr/bin/awk"], "mawk");
     assert!(config.suites.suites["trixie-backports"].only_when_named);
+}
+
+#[test]
+fn the_parts_of_a_board_of_metal_are_read() {
+    let checkout = Checkout::new();
+    checkout.write("mirrors/octep.git/HEAD", "");
+    checkout.write("dpukit.local.toml", include_str!("../src/load/example/local-settings.toml"));
+    let config = load(checkout.0.path(), "metal").unwrap_or_else(|problems| panic!("{problems}"));
+    assert_eq!(config.board.parts.firmware.as_deref(), Some("sdk"));
+    assert_eq!(config.board.kernel.vendor.unwrap().path, Path::new("config/card.config"));
+    let Source::Git(octep) = &config.components["octep"].source else { panic!("not a commit") };
+    assert!(octep.submodules && octep.mirrors.len() == 1);
+    let Source::Oci(cilium) = &config.components["cilium"].source else { panic!("not an image") };
+    assert_eq!((cilium.registry.as_str(), cilium.tag.as_deref()), ("registry.example.org", Some("v1.17.0")));
+    let Source::User(sdk) = &config.components["sdk"].source else { panic!("not the user's") };
+    assert_eq!(sdk.install["microcode"], "/usr/lib/firmware/mrvl");
+    assert!(config.rules.rules["SDK 12.25.01"].needs["octep-agent"].contains("25.03.0"));
+    assert_eq!(config.local.files["sdk"], Path::new("/home/me/SDK12.25.01.tar.xz"));
+    assert_eq!(config.local.overrides["octep"], checkout.0.path().join("../octep"));
+}
+
+#[test]
+fn what_is_wrong_with_sources_that_are_not_packages_is_said_at_once() {
+    let checkout = Checkout::new();
+    checkout.edit(OCTEP, "https://git.example.org", "git@git.example.org:");
+    checkout.edit(OCTEP, "aa84a2331f76b68583e7b5861f17f5f3cef0fbd0", "aa84a23");
+    checkout.edit(OCTEP, "mirrors = [\"https://", "mirrors = [\"https://me:secret@");
+    checkout.edit(CILIUM, "registry.example.org/cilium/cilium:v1.17.0", "cilium/cilium:v1.17.0");
+    checkout.edit(CILIUM, "sha256:", "md5:");
+    checkout.edit(SDK, "flash-cn10ka-SDK{version}.img", "flash-{release}.img");
+    checkout.edit(SDK, "microcode = \"/usr", "mikrocode = \"/usr");
+    checkout.edit(RULES, "octep-agent = \"25.03\"", "octep = \"25.03\"");
+    checkout.edit(RULES, "firmware = \"12.25.01\" }\nneeds", "firmware = \">= 12\" }\nneeds");
+    checkout.edit(METAL, "firmware = \"sdk\"", "firmware = \"octep\"");
+    checkout.write("dpukit.local.toml", "git-mirrors = \"nowhere\"\n[files]\nsdc = \"x\"\n");
+    let problems = load(checkout.0.path(), "metal").expect_err("nothing was found wrong").to_string();
+    insta::assert_snapshot!(lines_of(&problems, &["image/", "dpukit.local.toml"]).join("\n"), @r"
+    dpukit.local.toml:1:15: there is no folder `/tmp/.tmpbNyCjx/nowhere`
+    dpukit.local.toml:3:1: there is no component `sdc`
+    hint: did you mean `sdk`?
+    image/components/cilium.toml:6:13: `cilium/cilium:v1.17.0` is not the reference of an image
+    hint: write it with its registry, as `quay.io/cilium/cilium:v1.17.0`; a digest has its own key
+    image/components/cilium.toml:9:10: `md5:3e1bf5a5c0f0e3cf2a7ad8e2a4dc7d1b0ca9d2d7a45e3d0f7a1e0ac2f1b0c9d8` is not a digest
+    hint: write `sha256:` and 64 hexadecimal digits
+    image/components/octep.toml:6:7: `git@git.example.org:/octep.git` is not the address of a repository
+    hint: write it as `https://host/path.git`
+    image/components/octep.toml:8:10: `aa84a23` is not the whole name of a commit
+    hint: write all its 40 hexadecimal digits, as `git rev-parse` prints them
+    image/components/octep.toml:14:12: the address holds a user or a password, and would show it in logs
+    hint: let git's `credential.helper` of your account know it
+    image/components/sdk.toml:11:9: the pattern `flash-{release}.img` has braces
+    hint: only `{version}` stands for something
+    image/components/sdk.toml:19:1: `mikrocode` is none of the files and folders
+    hint: did you mean `microcode`?
+    image/rules.toml:5:21: version ` 12` has ` `, which no version may have
+    hint: write versions as `25.03`, `>=12.25.03` or `>=12.25.03, <12.26`
+    image/rules.toml:6:11: there is no part `octep`
+    hint: there is: `firmware`, `octep-agent`, `kernel`, `host-drivers`, `cilium`
+    ");
+}
+
+#[test]
+fn a_component_without_a_commit_or_with_two_sources_is_refused() {
+    let report = [
+        after_all(OCTEP, &[("commit = ", "#"), ("branch = ", "#")]),
+        after(OCTEP, "[git]", "[oci]\nreference = \"a.org/b:c\"\n[git]"),
+        after_all(CILIUM, &[("digest = ", "#"), (":v1.17.0", "")]),
+        after(SDK, "version = \"12.25.01\"", ""),
+    ];
+    insta::assert_snapshot!(report.iter().flat_map(|problems| lines(problems)).collect::<Vec<_>>().join("\n"), @r#"
+    image/components/octep.toml:6:1: nothing says which commit is meant
+    hint: write `commit = "<40 digits>"`, or `branch` for its newest when the lock is made
+    image/components/octep.toml:5:2: a component has one source, and this is its second
+    hint: write one table: `[deb]` for Debian packages, `[local]` for a crate, `[git]` for a commit, `[oci]` for a container image, `[user]` for files that the user brings
+    image/components/cilium.toml:6:13: the reference has no tag, and there is no `digest`
+    hint: write `reference = "quay.io/name:tag"`, or `digest = "sha256:…"`
+    image/components/sdk.toml:11:9: `{version}` stands for nothing: the component has no `version`
+    "#);
 }
 
 #[test]
@@ -440,7 +543,7 @@ fn a_board_that_is_not_there_or_only_a_base_is_not_loaded() {
     the declarations of the image have an error
 
     image/boards: there is no board `../x`
-      hint: there is: `base`, `board`
+      hint: there is: `base`, `board`, `metal`
     ");
     insta::assert_snapshot!(load(root, "base").unwrap_err(), @r"
     the declarations of the image have an error
@@ -500,7 +603,7 @@ fn boards_are_listed_with_what_they_are() {
     let checkout = Checkout::new();
     let listed = boards(checkout.0.path()).unwrap();
     let listed: Vec<_> = listed.iter().map(|board| (board.name.as_str(), board.is_abstract)).collect();
-    assert_eq!(listed, [("base", true), ("board", false)]);
+    assert_eq!(listed, [("base", true), ("board", false), ("metal", false)]);
     checkout.edit(BASE, "abstract = true", "abstract = \"yes\"");
     insta::assert_snapshot!(boards(checkout.0.path()).unwrap_err(), @r#"
     the declarations of the image have an error
@@ -549,7 +652,7 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
         image/boards/board.toml:13:10: there is no component `linx`
         hint: did you mean `linux`?
     source = "linux" -> source = "agent"
-        image/boards/board.toml:13:10: the component `agent` is a crate (`[local]`), and packages (`[deb]`) are wanted
+        image/boards/board.toml:13:10: the component `agent` is a crate (`[local]`), and packages (`[deb]`) or a commit (`[git]`) are wanted
     source = "linux" -> source = "shell"
         image/boards/board.toml:13:10: the component `shell` is for arm64, and one for amd64 is wanted
     agent = "agent" -> agent = "shell"
@@ -628,7 +731,7 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
     [local]
         image/components/agent.toml:4:2: `[deb]` lacks `suites`, `architecture`, `packages`
         image/components/agent.toml:5:2: a component has one source, and this is its second
-        hint: write one table, `[deb]` for Debian packages or `[local]` for a crate
+        hint: write one table: `[deb]` for Debian packages, `[local]` for a crate, `[git]` for a commit, `[oci]` for a container image, `[user]` for files that the user brings
     architecture = "arm64" -> architecture = "arm"
         image/components/shell.toml:7:16: there is no architecture `arm`
         hint: there is: `amd64`, `arm64`

@@ -9,6 +9,7 @@ pub mod doctor;
 pub mod image;
 pub mod kernel;
 pub mod lock;
+pub mod matrix;
 pub mod store;
 pub mod test;
 
@@ -16,9 +17,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use dpukit_image::config::Config;
 use dpukit_image::lock::{Change, Difference};
 use dpukit_image::project::{Project, Terms};
 use dpukit_image::recipes::Request;
+use dpukit_image::source::user::SDK;
 use dpukit_image::{load, store as image_store};
 
 use crate::flags::{Common, Image};
@@ -38,20 +41,46 @@ impl Common {
         self.root.clone().unwrap_or_else(built_from)
     }
 
-    /// Opens the checkout for the board.
+    /// The board's configuration, with what the command line says of this machine.
+    pub fn config(&self) -> Result<Config> {
+        let mut config = load::load(&self.root(), &self.board)?;
+        let here =
+            |path: &Path| std::path::absolute(path).with_context(|| format!("finding `{}`", path.display()));
+        if let Some(sdk) = &self.sdk {
+            config.local.files.insert(SDK.into(), here(sdk)?);
+        }
+        for (name, path) in &self.overrides {
+            config.local.overrides.insert(name.clone(), here(path)?);
+        }
+        config.stand_in()?;
+        Ok(config)
+    }
+
+    /// Opens the checkout for the board, with its lock made current.
     pub fn open(&self, ui: &Ui, image: &Image) -> Result<Project> {
-        let config = load::load(&self.root(), &self.board)?;
+        let mut project = self.opened(image)?;
+        project.make_current()?;
+        resolved(ui, &project);
+        Ok(project)
+    }
+
+    /// Opens the checkout for the board, with its lock as it is.
+    pub fn opened(&self, image: &Image) -> Result<Project> {
+        let config = self.config()?;
         let ssh_keys = match &image.ssh_key {
             Some(path) => ssh_keys(path)?,
             None => String::new(),
         };
         let terms = Terms { locked: self.locked, offline: self.offline };
         let request = Request { ssh_keys, offline: self.offline };
-        let project = Project::open(config, &image_store::cache_folder()?, terms, request)?;
-        for difference in &project.resolved {
-            ui.notice(&format!("lock: {}", told(difference)));
-        }
-        Ok(project)
+        Project::opened(config, &image_store::cache_folder()?, terms, request)
+    }
+}
+
+/// Says what was resolved anew.
+pub fn resolved(ui: &Ui, project: &Project) {
+    for difference in &project.resolved {
+        ui.notice(&format!("lock: {}", told(difference)));
     }
 }
 

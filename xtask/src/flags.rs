@@ -35,6 +35,12 @@ pub struct Common {
     /// Fail rather than change the lock.
     #[arg(long, global = true)]
     pub locked: bool,
+    /// The vendor's SDK, for a board that needs it: the archive as it was downloaded, or a folder with it.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub sdk: Option<PathBuf>,
+    /// A folder that stands in for a component's source: your own tree of `kernel`, say.
+    #[arg(long = "override", global = true, value_name = "NAME=PATH", value_parser = assignment)]
+    pub overrides: Vec<(String, PathBuf)>,
     /// Print errors and results only.
     #[arg(long, short, global = true)]
     pub quiet: bool,
@@ -44,6 +50,14 @@ pub struct Common {
     /// How to tell what happens: for people, or one JSON object per line on standard output.
     #[arg(long, global = true, value_enum, default_value = "human", value_name = "FORMAT")]
     pub message_format: MessageFormat,
+}
+
+/// `NAME=PATH`
+fn assignment(text: &str) -> Result<(String, PathBuf), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), path.into())),
+        _ => Err("write it as `NAME=PATH`, with a component's name and a folder".into()),
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -74,6 +88,8 @@ pub enum Command {
     ///
     /// Without options, resolves what the lock lacks and leaves the rest as it is.
     Lock(Lock),
+    /// Show which versions of the board's parts go together, and what was run together.
+    Matrix,
     /// Look at the kernel's configuration.
     #[command(subcommand)]
     Kernel(Kernel),

@@ -31,6 +31,7 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Command::Boot(boot) => command::boot::run(&flags.common, boot),
         Command::Test(test) => command::test::run(&flags.common, test),
         Command::Lock(lock) => command::lock::run(&flags.common, lock),
+        Command::Matrix => command::matrix::run(&flags.common),
         Command::Kernel(kernel) => command::kernel::run(&flags.common, kernel),
         Command::Store(store) => command::store::run(&flags.common, store),
         Command::Bench(bench) => command::bench::run(&flags.common, bench),

@@ -9,7 +9,9 @@ use super::diagnostics::{Diagnostic, Diagnostics};
 use super::reader::{Reader, Section, Wrong};
 use super::tree::{self, Node, Value};
 use super::{FOLDERS, declared, exists, known, plan, stems, suggest, values};
-use crate::config::{Board, Boot, Disk, Emulator, Firewall, Kernel, Network, Root, Source, Tools};
+use crate::config::{
+    Board, Boot, Disk, Emulator, Firewall, Kernel, Network, Parts, Root, Source, Tools, VendorConfig,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -135,6 +137,7 @@ fn board(top: Section<'_, '_>, name: &str, description: Option<String>, names: &
     let tools = tools(top.section("tools"), names);
     let built = top.section("kernel");
     let kernel = kernel(built, names);
+    let parts = parts(top.maybe_section("parts"), names);
     let root = root(top.section("root"), names);
     let disk = disk(top.section("disk"));
     let boot = top.section("boot").text("cmdline", values::command_line).map(|cmdline| Boot { cmdline });
@@ -162,6 +165,7 @@ fn board(top: Section<'_, '_>, name: &str, description: Option<String>, names: &
         description: description?,
         tools: tools?,
         kernel: kernel?,
+        parts,
         root: root?,
         disk: disk?,
         boot: boot?,
@@ -174,51 +178,65 @@ fn board(top: Section<'_, '_>, name: &str, description: Option<String>, names: &
 
 /// The name of a component of source `[deb]`.
 fn packages(name: &str, architecture: &str, names: &Names<'_>) -> Result<String, Wrong> {
-    known(name, "component", names.components.keys())?;
-    match names
-        .components
-        .get(name)
-        .and_then(|read| read.component.as_ref())
-        .map(|component| &component.source)
+    if let Some(Source::Deb(deb)) = of_kind(name, &["deb"], names)?
+        && deb.architecture != architecture
     {
-        Some(Source::Local(_)) => Err(Wrong::new(format!(
-            "the component `{name}` is a crate (`[local]`), and packages (`[deb]`) are wanted"
-        ))),
-        Some(Source::Deb(deb)) if deb.architecture != architecture => {
-            let message = format!(
-                "the component `{name}` is for {}, and one for {architecture} is wanted",
-                deb.architecture
-            );
-            Err(Wrong::new(message))
-        }
-        _ => Ok(name.to_owned()),
+        return Err(Wrong::new(format!(
+            "the component `{name}` is for {}, and one for {architecture} is wanted",
+            deb.architecture
+        )));
     }
+    Ok(name.to_owned())
 }
 
-/// The name of a component of source `[local]`.
-fn program(name: &str, names: &Names<'_>) -> Result<String, Wrong> {
+/// A component whose source is of one of these kinds; nothing where it has errors of its own.
+fn of_kind<'a>(name: &str, kinds: &[&str], names: &'a Names<'_>) -> Result<Option<&'a Source>, Wrong> {
     known(name, "component", names.components.keys())?;
-    match names
-        .components
-        .get(name)
-        .and_then(|read| read.component.as_ref())
-        .map(|component| &component.source)
-    {
-        Some(Source::Deb(_)) => Err(Wrong::new(format!(
-            "the component `{name}` is packages (`[deb]`), and a crate (`[local]`) is wanted"
-        ))),
-        _ => Ok(name.to_owned()),
+    let component = names.components.get(name).and_then(|read| read.component.as_ref());
+    let Some(source) = component.map(|component| &component.source) else { return Ok(None) };
+    if kinds.contains(&source.kind()) {
+        return Ok(Some(source));
+    }
+    let told = |kind: &str| match kind {
+        "deb" => "packages (`[deb]`)",
+        "local" => "a crate (`[local]`)",
+        "git" => "a commit (`[git]`)",
+        "oci" => "a container image (`[oci]`)",
+        _ => "files of the user's (`[user]`)",
+    };
+    let (is, wanted) = (told(source.kind()), kinds.iter().map(|kind| told(kind)).collect::<Vec<_>>());
+    let wanted = wanted.join(" or ");
+    let verb = if wanted.starts_with('a') { "is" } else { "are" };
+    Err(Wrong::new(format!("the component `{name}` is {is}, and {wanted} {verb} wanted")))
+}
+
+/// The name of a component whose source is of this kind.
+fn named(name: &str, kind: &str, names: &Names<'_>) -> Result<String, Wrong> {
+    of_kind(name, &[kind], names).map(|_| name.to_owned())
+}
+
+fn parts(parts: Section<'_, '_>, names: &Names<'_>) -> Parts {
+    let of = |key, kind| parts.maybe_text(key, |name| named(name, kind, names));
+    Parts {
+        firmware: of("firmware", "user"),
+        octep_agent: of("octep-agent", "git"),
+        host_drivers: of("host-drivers", "git"),
+        cilium: of("cilium", "oci"),
     }
 }
 
 fn tools(tools: Section<'_, '_>, names: &Names<'_>) -> Option<Tools> {
     let [base, kernel, rust] =
         ["base", "kernel", "rust"].map(|key| tools.text(key, |name| packages(name, "amd64", names)));
-    Some(Tools { base: base?, kernel: kernel?, rust: rust? })
+    let cross = tools.maybe_text("cross", |name| packages(name, "amd64", names));
+    Some(Tools { base: base?, kernel: kernel?, rust: rust?, cross })
 }
 
 fn kernel(kernel: Section<'_, '_>, names: &Names<'_>) -> Option<Kernel> {
-    let source = kernel.text("source", |name| packages(name, "amd64", names));
+    let source = kernel.text("source", |name| match of_kind(name, &["deb", "git"], names)? {
+        Some(Source::Deb(_)) => packages(name, "amd64", names),
+        _ => Ok(name.to_owned()),
+    });
     let base = kernel.text("base", |name| {
         if values::is_name(name) && name.ends_with("config") {
             return Ok(name.to_owned());
@@ -233,9 +251,14 @@ fn kernel(kernel: Section<'_, '_>, names: &Names<'_>) -> Option<Kernel> {
         file(name, &names.requirements, &format!("{}/{}.toml", FOLDERS.requirements, name.escape_debug()))
     });
     let image_limit = kernel.text("image-limit", values::size);
+    let made = kernel.maybe_section("vendor");
+    let from = made.text("source", |name| named(name, "git", names));
+    let path = made.text("path", values::relative);
+    let vendor = from.zip(path).map(|(source, path)| VendorConfig { source, path });
     Some(Kernel {
         source: source?,
         base: base?,
+        vendor: if made.is_present() { Some(vendor?) } else { None },
         fragments: fragments?,
         requirements: requirements?,
         image_limit: image_limit?,
@@ -253,7 +276,7 @@ fn file(name: &str, all: &BTreeSet<String>, path: &str) -> Result<String, Wrong>
 fn root(root: Section<'_, '_>, names: &Names<'_>) -> Option<Root> {
     let oracle = root.text("oracle", |name| packages(name, "arm64", names));
     let packages = root.text("packages", |name| packages(name, "arm64", names));
-    let agent = root.text("agent", |name| program(name, names));
+    let agent = root.text("agent", |name| named(name, "local", names));
     let overlays = root.list("overlays", |path| exists(names.root, path, "folder"));
     let hostname = root.text("hostname", values::host_name);
     let outputs = |name: &Option<String>| names.components.get(name.as_deref()?).map(|read| &read.outputs);

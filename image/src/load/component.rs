@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use super::diagnostics::{Diagnostic, Diagnostics, Place};
 use super::reader::{Reader, Section, Wrong};
 use super::tree::{Node, Value};
-use super::{FOLDERS, declared, exists, known, suggest, tree, values};
+use super::{FOLDERS, declared, exists, known, source, suggest, tree, values};
 use crate::config::{Component, DebSource, Diversion, LocalSource, Source};
+
+/// The tables of which a component has one.
+const SOURCES: [&str; 5] = ["deb", "local", "git", "oci", "user"];
 
 /// A component as far as it can be read; where it has errors there is none, but its name is taken.
 #[derive(Debug)]
@@ -51,42 +54,48 @@ fn one(
     let reader = Reader::default();
     let top = reader.top(node);
     let description = top.text("description", values::line);
-    let (deb, local) = (top.maybe_section("deb"), top.maybe_section("local"));
-    let source = match (deb.is_present(), local.is_present()) {
-        (true, false) => deb_source(deb, suites).map(Source::Deb),
-        (false, true) => local_source(local, root).map(Source::Local),
-        (both, _) => {
-            // The keys of both are known, whichever was meant.
-            deb_source(deb, suites);
-            local_source(local, root);
-            number_of_sources(top, node, both);
-            None
-        }
-    };
+    let version = top.maybe_text("version", values::version);
+    // All keys of all sources are known, whichever was meant.
+    let sections = SOURCES.map(|key| top.maybe_section(key));
+    let [deb, local, git, oci, user] = sections;
+    let deb = deb_source(deb, suites).map(Source::Deb);
+    let local = local_source(local, root).map(Source::Local);
+    let git = source::git(git).map(Source::Git);
+    let oci = source::oci(oci).map(Source::Oci);
+    let user = source::user(user, version.as_deref()).map(Source::User);
+    let is_one = sections.iter().filter(|section| section.is_present()).count() == 1;
+    if !is_one {
+        number_of_sources(top, node);
+    }
+    let source = deb.or(local).or(git).or(oci).or(user).filter(|_| is_one);
     let outputs = outputs(node);
     clashes(&outputs, &outputs, &mut |problem| reader.say(problem));
     problems.extend(reader.finish());
     let component = description.zip(source).map(|(description, source)| Component {
         name: name.to_owned(),
         description,
+        version,
         source,
+        instead: None,
     });
     Read { component, outputs }
 }
 
-fn number_of_sources(top: Section<'_, '_>, node: &Node, both: bool) {
-    let entries = ["deb", "local"].map(|key| top.entry(key));
-    let problem = match entries {
-        [Some(_), Some(local)] if both => Diagnostic::new(
-            &local.key,
-            "a component has one source, and this is its second",
-            "`[deb]` is there too",
-        ),
+fn number_of_sources(top: Section<'_, '_>, node: &Node) {
+    let entries: Vec<_> = SOURCES.iter().filter_map(|key| Some((key, top.entry(key)?))).collect();
+    let problem = match entries.as_slice() {
+        [(first, _), (_, second), ..] if entries.iter().all(|(_, entry)| entry.node.table().is_some()) => {
+            let other = format!("`[{first}]` is there too");
+            Diagnostic::new(&second.key, "a component has one source, and this is its second", other)
+        }
         // A source that is no table has been reported already.
-        [Some(_), _] | [_, Some(_)] => return,
-        [None, None] => Diagnostic::new(&node.place, "the component has no source", "to be added in here"),
+        [_, ..] => return,
+        [] => Diagnostic::new(&node.place, "the component has no source", "to be added in here"),
     };
-    top.reader().say(problem.hint("write one table, `[deb]` for Debian packages or `[local]` for a crate"));
+    top.reader().say(problem.hint(
+        "write one table: `[deb]` for Debian packages, `[local]` for a crate, `[git]` for a commit, `[oci]` for \
+         a container image, `[user]` for files that the user brings",
+    ));
 }
 
 fn deb_source(deb: Section<'_, '_>, all: Option<&BTreeSet<String>>) -> Option<DebSource> {

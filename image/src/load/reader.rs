@@ -333,6 +333,11 @@ impl<'r, 'a> Section<'r, 'a> {
     /// The tables of a table with free names.
     pub fn sections(self, key: &'static str) -> Vec<(&'a String, &'a Entry, Section<'r, 'a>)> {
         self.needed_as(key, "[KEY.NAME]");
+        self.maybe_sections(key)
+    }
+
+    /// The tables of a table with free names, that may be left out.
+    pub fn maybe_sections(self, key: &'static str) -> Vec<(&'a String, &'a Entry, Section<'r, 'a>)> {
         let entries = self.free(key).into_iter();
         entries.map(|(name, path, entry)| (name, entry, self.opened(path, Some(entry)))).collect()
     }

@@ -7,6 +7,7 @@ use dpu_plan::PciId;
 use globset::GlobBuilder;
 
 use super::reader::Wrong;
+use crate::debian::version::Version;
 
 /// Sizes above are typing errors: no disk or memory of a card comes near.
 const LARGEST: u64 = 16 << 40;
@@ -136,6 +137,24 @@ pub fn glob(text: &str) -> Checked<String> {
     match GlobBuilder::new(text).literal_separator(false).build() {
         Ok(_) => Ok(text.to_owned()),
         Err(error) => Err(Wrong::new(format!("`{text}` is not a pattern: {}", error.kind()))),
+    }
+}
+
+/// A commit's name, whole: a shortened one can become ambiguous.
+pub fn commit(text: &str) -> Checked<String> {
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    if text.len() == 40 && digits {
+        return Ok(text.to_owned());
+    }
+    let wrong = Wrong::new(format!("`{}` is not the whole name of a commit", text.escape_debug()));
+    Err(wrong.hint("write all its 40 hexadecimal digits, as `git rev-parse` prints them"))
+}
+
+/// A version as Debian's are, so that they can be compared.
+pub fn version(text: &str) -> Checked<String> {
+    match Version::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(Wrong::new(error.to_string())),
     }
 }
 

@@ -110,7 +110,8 @@ fn package(name: &str, version: &str) -> LockedPackage {
 
 fn lock(components: &[(&str, &[LockedPackage])]) -> Lock {
     let components = components.iter().map(|(name, packages)| {
-        let locked = LockedComponent { request: Hash::of(name), packages: packages.to_vec() };
+        let locked =
+            LockedComponent { request: Hash::of(name), content: Content::Packages(packages.to_vec()) };
         ((*name).to_owned(), locked)
     });
     let date = "2026-11-21T09:15:44Z".to_owned();
@@ -260,7 +261,7 @@ fn components_are_resolved_and_each_file_is_asked_for_once() {
     let scope = archive.scope(&known, &[("root", wish(&all, &root)), ("tools", wish(&only, &tools))]);
     let lock = resolve_all(&scope, &archive, now()).unwrap();
     let list = |name: &str| {
-        let packages = lock.components[name].packages.iter();
+        let packages = lock.components[name].content.packages().iter();
         packages
             .map(|p| format!("{}:{}={}/{}", p.name, p.arch, p.version, p.suite))
             .collect::<Vec<_>>()
@@ -271,7 +272,7 @@ fn components_are_resolved_and_each_file_is_asked_for_once() {
         "bash:arm64=5.2/stable libc6:amd64=2.41/stable libc6:arm64=2.41/stable vim:arm64=10/new"
     );
     assert_eq!(list("tools"), "bash:arm64=5.2/stable libc6:arm64=2.41/stable");
-    let bash = &lock.components["tools"].packages[0];
+    let bash = &lock.components["tools"].content.packages()[0];
     assert_eq!(
         (bash.path.as_str(), bash.size, bash.archive.as_str()),
         ("pool/bash_5.2_arm64.deb", 7, "debian")

@@ -4,9 +4,12 @@ use std::fs::{self, File};
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Sources, packages_enter};
+use super::{Sources, packages_enter, tree};
+use crate::config::{Component, Source};
 use crate::deb::{self, Kind};
+use crate::hint::WithHint as _;
 use crate::kconfig::{self, Config, Fragment, Requirements};
+use crate::rules::Range;
 use crate::sandbox::Sandbox;
 use crate::step::{Graph, Room};
 
@@ -23,8 +26,20 @@ const BUILD: &str = include_str!("kernel-build.sh");
 pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let (board, root) = (&sources.config.board, &sources.config.root);
     let component = &board.kernel.source;
-    packages_enter(graph.step(SOURCE), sources.packages(component)?)
-        .run(move |room| unpack_source(room, sources, component));
+    let declared = sources.component(component)?;
+    // A commit's files are the source as they are; a package holds an archive of it.
+    let source = match (&declared.source, &declared.instead) {
+        (Source::Deb(_), None) => {
+            packages_enter(graph.step(SOURCE), sources, component)?
+                .run(move |room| unpack_source(room, sources, component));
+            SOURCE.to_owned()
+        }
+        _ => tree::step(graph, sources, component)?,
+    };
+    let vendor = match &board.kernel.vendor {
+        Some(vendor) => Some((tree::step(graph, sources, &vendor.source)?, vendor)),
+        None => None,
+    };
 
     let data = root.join("kernel-config");
     let fragments =
@@ -39,7 +54,14 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let explain_text = fs::read(&explain).with_context(|| format!("reading `{}`", explain.display()))?;
     let table_files =
         board.kernel.requirements.iter().map(|name| data.join("requirements").join(format!("{name}.toml")));
-    let mut step = graph.step(CONFIG).needs(SOURCE).needs(&board.tools.kernel);
+    let mut step = graph.step(CONFIG).needs(&source).needs(&board.tools.kernel);
+    if let Some((from, vendor)) = &vendor {
+        step = step.needs(from).content("vendor configuration", vendor.path.as_os_str().as_encoded_bytes());
+    }
+    if let Some(version) = &declared.version {
+        step = step.content("version", version);
+    }
+    let place = source.clone();
     for table in table_files {
         let name = table.file_name().unwrap_or_default().to_string_lossy().into_owned();
         step = step.content(format!("file kernel-config/requirements/{name}"), fs::read(&table)?);
@@ -55,25 +77,33 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
         .content("fragments", board.kernel.fragments.join(" "))
         .run(move |room| {
             let fragment = room.place.scratch.join("fragment.config");
-            fs::write(&fragment, &merged)?;
-            sandbox(room, sources)
+            let mut laid_over = String::new();
+            if let Some((from, vendor)) = &vendor {
+                let path = room.result(from).join(&vendor.path);
+                laid_over = fs::read_to_string(&path)
+                    .with_context(|| format!("reading `{}` of `{}`", vendor.path.display(), vendor.source))?;
+                laid_over.push('\n');
+            }
+            fs::write(&fragment, laid_over + &merged)?;
+            sandbox(room, sources, &place)
                 .input("fragment.config", &fragment)
                 .input("explain.py", &explain)
                 .env("BASE", &board.kernel.base)
                 .env("WANTED", wanted_names(&fragments, &tables))
                 .run(room.place, CONFIGURE)?;
+            check_version(room, declared)?;
             audit(room, &fragments, &tables)
         });
 
     graph
         .step(KERNEL)
-        .needs(SOURCE)
+        .needs(&source)
         .needs(CONFIG)
         .needs(&board.tools.kernel)
         .content("script", BUILD)
         .content("image limit", board.kernel.image_limit.to_string())
         .run(move |room| {
-            sandbox(room, sources)
+            sandbox(room, sources, &source)
                 .input("config", room.result(CONFIG).join("config"))
                 .env("JOBS", room.jobs)
                 .run(room.place, BUILD)?;
@@ -86,8 +116,31 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     Ok(())
 }
 
-fn sandbox(room: &Room<'_>, sources: &Sources) -> Sandbox {
-    Sandbox::new(room.result(&sources.config.board.tools.kernel)).input("source", room.result(SOURCE))
+fn sandbox(room: &Room<'_>, sources: &Sources, source: &str) -> Sandbox {
+    Sandbox::new(room.result(&sources.config.board.tools.kernel)).input("source", room.result(source))
+}
+
+/// The step with a board's source of the kernel.
+pub fn source_step(sources: &Sources) -> Result<String> {
+    let name = &sources.config.board.kernel.source;
+    let component = sources.component(name)?;
+    let is_package = matches!(component.source, Source::Deb(_)) && component.instead.is_none();
+    Ok(if is_package { SOURCE.to_owned() } else { tree::name(name) })
+}
+
+/// What the component says of itself is what the rules were asked about.
+fn check_version(room: &Room<'_>, component: &Component) -> Result<()> {
+    let Some(declared) = &component.version else { return Ok(()) };
+    let found = fs::read_to_string(room.place.out.join("version"))?;
+    let found = found.trim();
+    if Range::parse(declared).is_ok_and(|range| range.contains(found)) || component.instead.is_some() {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(
+        "the source of `{}` is of version {found}, and its file says {declared}",
+        component.name
+    ))
+    .hint(|| format!("write `version = \"{found}\"`, and see `cargo xtask matrix`"))
 }
 
 /// The package holds one archive of the whole source, with one folder at its top.

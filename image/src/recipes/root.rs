@@ -7,12 +7,15 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::agent::{self, AGENT};
+use super::firmware::FIRMWARE;
 use super::kernel::KERNEL;
+use super::octep::OCTEP;
 use super::{Sources, folder_enters, packages_enter};
 use crate::config::Config;
 use crate::hint::WithHint as _;
 use crate::root::compose::{Composition, compose};
 use crate::root::packages::Package;
+use crate::rules;
 use crate::sandbox::Sandbox;
 use crate::step::{Graph, Room};
 
@@ -39,11 +42,19 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let component = &board.root.packages;
     let source = sources.deb(component)?;
     let local = agent::source(sources)?;
-    let files = generated_files(config, &sources.request.ssh_keys)?;
+    let mut files = generated_files(config, &sources.request.ssh_keys)?;
+    files.extend(
+        rules::for_card(config, &sources.lock).map(|text| ("usr/lib/dpukit/versions.toml".into(), text)),
+    );
     let os_release = os_release(config);
 
+    // Parts of metal, each with a folder that goes over the root.
+    let parts: Vec<_> = [FIRMWARE, OCTEP].into_iter().filter(|part| graph.has(part)).collect();
     let mut step = graph.step(ROOT).needs(&board.tools.base).needs(KERNEL).needs(AGENT);
-    step = packages_enter(step, sources.packages(component)?);
+    for part in &parts {
+        step = step.needs(part);
+    }
+    step = packages_enter(step, sources, component)?;
     for overlay in &board.root.overlays {
         step = folder_enters(step, &config.root, overlay)?;
     }
@@ -61,6 +72,7 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
             let modules = format!("usr/lib/modules/{}", release.trim());
             let mut overlays: Vec<_> =
                 vec![(room.result(KERNEL).join("modules").join(release.trim()), modules)];
+            overlays.extend(parts.iter().map(|part| (room.result(part).join("root"), String::new())));
             overlays
                 .extend(board.root.overlays.iter().map(|folder| (config.root.join(folder), String::new())));
             let bin = room.result(AGENT).join("bin");

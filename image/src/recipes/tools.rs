@@ -18,7 +18,7 @@ pub fn tool_root<'a>(graph: &mut Graph<'a>, sources: &'a Sources, component: &'a
     let filter = Filter::new(source)?;
     let declared = format!("{:?} {:?} {:?}", source.links, source.leave_out, source.keep);
     let step = graph.step(component).content("links and filters", declared);
-    packages_enter(step, sources.packages(component)?).run(move |room| {
+    packages_enter(step, sources, component)?.run(move |room| {
         let out = &room.place.out;
         for (package, file) in sources.download(room, component)? {
             unpack(&file, out, &filter).with_context(|| format!("unpacking `{}`", package.name))?;

@@ -4,18 +4,24 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use dpukit_image::bundle;
 use dpukit_image::fetch::Missing;
 use dpukit_image::project::Project;
 use dpukit_image::recipes::{self, IMAGE};
 use dpukit_image::step::Outcome;
+use dpukit_image::{bundle, preflight};
 
 use crate::flags::{Common, Image};
 use crate::ui::Ui;
 
 pub fn run(common: &Common, flags: &Image) -> Result<ExitCode> {
     let ui = Ui::new(common);
-    let mut project = common.open(&ui, flags)?;
+    let mut project = common.opened(flags)?;
+    for (name, folder) in &project.sources.config.local.overrides {
+        ui.notice(&format!("`{name}` is taken from `{}`", folder.display()));
+    }
+    look_first(&project)?;
+    project.make_current()?;
+    super::resolved(&ui, &project);
     let (outcomes, written) = match build(common, &ui, &project) {
         Err(error) if may_mend(common, &error) => {
             mend(&ui, &mut project, error)?;
@@ -27,6 +33,17 @@ pub fn run(common: &Common, flags: &Image) -> Result<ExitCode> {
     ui.result("image", &written);
     ui.peak_memory();
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says all that a build would fail for. What is in the store needs nothing.
+fn look_first(project: &Project) -> Result<()> {
+    if !project.missing().is_empty() {
+        return preflight::check(project, None);
+    }
+    match recipes::graph(&project.sources)?.draws(&project.store, IMAGE)? {
+        Some(draws) => preflight::check(project, Some(&draws)),
+        None => Ok(()),
+    }
 }
 
 fn build(common: &Common, ui: &Ui, project: &Project) -> Result<(Vec<Outcome>, Vec<PathBuf>)> {

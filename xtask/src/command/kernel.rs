@@ -5,7 +5,7 @@ use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
 use dpukit_image::kconfig::{self, Config};
-use dpukit_image::recipes::{self, KERNEL_CONFIG, KERNEL_SOURCE};
+use dpukit_image::recipes::{self, KERNEL_CONFIG};
 use dpukit_image::sandbox::Sandbox;
 
 use crate::flags::{Common, Image, Kernel};
@@ -40,13 +40,14 @@ pub fn run(common: &Common, flags: &Kernel) -> Result<ExitCode> {
         }
         Kernel::Menu => {
             let tools = &project.sources.config.board.tools.kernel;
-            graph.build(&project.store, &[tools, KERNEL_SOURCE], common.jobs(), &ui)?;
+            let source = recipes::kernel_source(&project.sources)?;
+            graph.build(&project.store, &[tools, &source], common.jobs(), &ui)?;
             let entry = |step: &str| project.store.out(&graph.recipe(step).entry());
             let scratch = tempfile::tempdir().context("making a folder for the menu")?;
             let script = "mkdir /build/kernel && cp /in/config /build/kernel/.config && \
                           make -C /in/source O=/build/kernel ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- menuconfig";
             let status = Sandbox::new(entry(tools))
-                .input("source", entry(KERNEL_SOURCE))
+                .input("source", entry(&source))
                 .input("config", &now_path)
                 .writable("/build", scratch.path())
                 .env("TERM", std::env::var("TERM").unwrap_or_else(|_| "xterm".into()))

@@ -6,14 +6,14 @@ use std::time::SystemTime;
 use anyhow::Result;
 use dpukit_image::hint::WithHint as _;
 use dpukit_image::project::{self, Terms, lock_path};
-use dpukit_image::{load, lock as image_lock, store};
+use dpukit_image::{lock as image_lock, store};
 
 use crate::flags::{Common, Lock};
 use crate::ui::Ui;
 
 pub fn run(common: &Common, flags: &Lock) -> Result<ExitCode> {
     let ui = Ui::new(common);
-    let config = load::load(&common.root(), &common.board)?;
+    let config = common.config()?;
     let path = lock_path(&config.root, &common.board);
     let mut lock = image_lock::Lock::read(&path)?;
     let missing = lock.missing(&config);
@@ -29,7 +29,7 @@ pub fn run(common: &Common, flags: &Lock) -> Result<ExitCode> {
         Some("all") => all.iter().map(ToString::to_string).collect(),
         Some(name) if all.contains(&name) => vec![name.to_owned()],
         Some(name) => {
-            return Err(anyhow::anyhow!("board `{}` has no component of packages `{name}`", common.board))
+            return Err(anyhow::anyhow!("board `{}` has no component `{name}` in its lock", common.board))
                 .hint(|| format!("its components are: {}", all.join(", ")));
         }
     };
@@ -41,9 +41,11 @@ pub fn run(common: &Common, flags: &Lock) -> Result<ExitCode> {
     if terms.locked {
         anyhow::bail!("`--locked` forbids to change the lock; it lacks: {}", wanted.join(", "));
     }
-    let fetcher = project::fetcher(&config, &store::cache_folder()?, terms)?;
+    let cache = store::cache_folder()?;
+    let fetcher = project::fetcher(&config, &cache, terms)?;
+    let origins = project::origins(&config, &cache, terms);
     let start = SystemTime::now();
-    for difference in project::resolve(&config, &fetcher, &mut lock, &wanted)? {
+    for difference in project::resolve(&config, &fetcher, &origins, &mut lock, &wanted)? {
         ui.notice(&super::told(&difference));
     }
     let seconds = start.elapsed().unwrap_or_default().as_secs_f64();

@@ -1,0 +1,319 @@
+//! Which versions of a board's parts go together: `image/rules.toml`, checked before a lock is written and
+//! before anything is built.
+//!
+//! A board's parts are its kernel and what its `[parts]` name. A rule that fits their versions says which
+//! versions the others must have, and how `octep_cp_agent` is started; a set says which were run together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::{Result, anyhow};
+
+use crate::config::{Config, Revision, Rule, Set, Source, Start};
+use crate::debian::version::Version;
+use crate::lock::{Content, Lock};
+
+/// What a part can be called.
+pub const PARTS: [&str; 5] = ["firmware", "octep-agent", "kernel", "host-drivers", "cilium"];
+
+/// Versions that a rule takes.
+///
+/// `25.03` takes `25.03` and whatever begins with `25.03.` or `25.03-`; `>=12.25.03` and `<13` compare as
+/// Debian's versions do; of several, joined by `, `, all have to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    text: String,
+}
+
+/// A part of a board.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// One of [`PARTS`].
+    pub name: &'static str,
+    pub component: String,
+    /// None where nothing says it: the part is then in no range.
+    pub version: Option<String>,
+    /// What exactly is taken: a commit, a digest, a package.
+    pub pinned: String,
+}
+
+/// A part that a rule does not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    pub rule: String,
+    pub part: Part,
+    pub needed: Range,
+    /// The parts for which the rule holds.
+    pub because: String,
+    pub reason: String,
+}
+
+impl Range {
+    /// Reads a range.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        for bound in text.split(", ") {
+            let version = bound.trim_start_matches(">=").trim_start_matches('<');
+            Version::parse(version).map_err(|error| error.to_string())?;
+        }
+        Ok(Self { text: text.to_owned() })
+    }
+
+    /// Whether a version is in it.
+    pub fn contains(&self, version: &str) -> bool {
+        let Ok(version) = Version::parse(version) else { return false };
+        self.text.split(", ").all(|bound| match (bound.strip_prefix(">="), bound.strip_prefix('<')) {
+            (Some(least), _) => Version::parse(least).is_ok_and(|least| version >= least),
+            (_, Some(limit)) => Version::parse(limit).is_ok_and(|limit| version < limit),
+            _ => match version.as_str().strip_prefix(bound) {
+                Some(rest) => rest.is_empty() || rest.starts_with(['.', '-']),
+                None => false,
+            },
+        })
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { part, needed, because, reason, .. } = self;
+        let version = part.version.as_deref().unwrap_or("of no known version");
+        let name = part.name;
+        write!(f, "`{name}` is {version}, and with {because} it has to be {needed}: {reason}")
+    }
+}
+
+/// The board's parts, in the order of [`PARTS`].
+pub fn parts(config: &Config, lock: &Lock) -> Vec<Part> {
+    let named = |name| match name {
+        "kernel" => Some(&config.board.kernel.source),
+        "firmware" => config.board.parts.firmware.as_ref(),
+        "octep-agent" => config.board.parts.octep_agent.as_ref(),
+        "host-drivers" => config.board.parts.host_drivers.as_ref(),
+        _ => config.board.parts.cilium.as_ref(),
+    };
+    let parts = PARTS.into_iter().filter_map(|name| {
+        let component = config.components.get(named(name)?)?;
+        let locked = lock.components.get(&component.name).map(|locked| &locked.content);
+        let (version, pinned) = match (&component.source, locked) {
+            (_, _) if component.instead.is_some() => (component.version.clone(), "a local folder".into()),
+            (Source::Deb(_), Some(Content::Packages(packages))) => match packages.as_slice() {
+                [one] => (Some(one.version.clone()), format!("{} {}", one.name, one.arch)),
+                several => (None, format!("{} packages", several.len())),
+            },
+            (_, Some(Content::Git(git))) => (component.version.clone(), git.commit.clone()),
+            (Source::Git(git), _) => match &git.revision {
+                Revision::Commit { commit, .. } => (component.version.clone(), commit.clone()),
+                Revision::Branch(branch) => (component.version.clone(), format!("branch {branch}")),
+            },
+            (_, Some(Content::Oci(image))) => {
+                (component.version.clone(), format!("sha256:{}", image.manifest.sha256))
+            }
+            (_, Some(Content::Files(files))) => (component.version.clone(), format!("{} files", files.len())),
+            _ => (component.version.clone(), "not in the lock yet".into()),
+        };
+        Some(Part { name, component: component.name.clone(), version, pinned })
+    });
+    parts.collect()
+}
+
+fn version_of<'a>(parts: &'a [Part], name: &str) -> Option<&'a str> {
+    parts.iter().find(|part| part.name == name)?.version.as_deref()
+}
+
+/// The rules that fit the parts.
+fn fitting<'a>(config: &'a Config, parts: &[Part]) -> Vec<(&'a String, &'a Rule)> {
+    let fits = |rule: &Rule| {
+        rule.when
+            .iter()
+            .all(|(name, range)| version_of(parts, name).is_some_and(|version| range.contains(version)))
+    };
+    config.rules.rules.iter().filter(|(_, rule)| fits(rule)).collect()
+}
+
+/// What of the parts no rule takes.
+pub fn violations(config: &Config, parts: &[Part]) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (name, rule) in fitting(config, parts) {
+        let because: Vec<_> = rule
+            .when
+            .keys()
+            .map(|part| format!("`{part}` {}", version_of(parts, part).unwrap_or_default()))
+            .collect();
+        for part in parts {
+            let Some(needed) = rule.needs.get(part.name) else { continue };
+            if !part.version.as_deref().is_some_and(|version| needed.contains(version)) {
+                found.push(Violation {
+                    rule: name.clone(),
+                    part: part.clone(),
+                    needed: needed.clone(),
+                    because: because.join(", "),
+                    reason: rule.reason.clone(),
+                });
+            }
+        }
+    }
+    // Firmware that no rule knows could need anything.
+    let has_rule = |rule: &Rule| rule.when.contains_key("firmware");
+    if let Some(part) = parts.iter().find(|part| part.name == "firmware")
+        && !fitting(config, parts).into_iter().any(|(_, rule)| has_rule(rule))
+    {
+        let known: Vec<_> =
+            config.rules.rules.values().filter_map(|rule| rule.when.get("firmware")).collect();
+        if let Some(first) = known.first() {
+            found.push(Violation {
+                rule: "known firmware".into(),
+                part: part.clone(),
+                needed: (*first).clone(),
+                because: "any agent".into(),
+                reason: format!(
+                    "the rules know {}",
+                    known.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+                ),
+            });
+        }
+    }
+    found
+}
+
+/// Fails with all that no rule takes.
+pub fn enforce(config: &Config, lock: &Lock) -> Result<()> {
+    use crate::hint::WithHint as _;
+    let violations = violations(config, &parts(config, lock));
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<_> = violations.iter().map(|violation| format!("\n  {violation}")).collect();
+    Err(anyhow!("the parts of board `{}` do not go together:{}", config.board.name, lines.concat())).hint(
+        || "take versions that do, see `cargo xtask matrix`, or add the rule to `image/rules.toml`".into(),
+    )
+}
+
+/// How `octep_cp_agent` is started with these parts.
+pub fn start<'a>(config: &'a Config, parts: &[Part]) -> Option<&'a Start> {
+    fitting(config, parts).into_iter().find_map(|(_, rule)| rule.start.as_ref())
+}
+
+/// The set whose versions and commits the parts have, as far as both know them.
+pub fn set<'a>(config: &'a Config, parts: &[Part]) -> Option<(&'a String, &'a Set)> {
+    let agrees = |set: &Set, part: &Part| {
+        set.parts.get(part.name).is_none_or(|version| part.version.as_ref() == Some(version))
+            && set.commits.get(part.name).is_none_or(|commit| part.pinned == *commit)
+    };
+    // A set says something about firmware; a board without has none.
+    let has_firmware = parts.iter().any(|part| part.name == "firmware");
+    config.rules.sets.iter().find(|(_, set)| has_firmware && parts.iter().all(|part| agrees(set, part)))
+}
+
+/// What a card is told of its parts: `/usr/lib/dpukit/versions.toml`.
+pub fn for_card(config: &Config, lock: &Lock) -> Option<String> {
+    let parts = parts(config, lock);
+    version_of(&parts, "firmware")?;
+    let mut text = String::from("# What this image was built of, and what octep_cp_agent has to be given.\n");
+    match start(config, &parts) {
+        Some(Start::Arguments(arguments)) => text += &format!("start-arguments = {arguments:?}\n"),
+        Some(Start::Module(module)) => text += &format!("start-module = {module:?}\n"),
+        None => {}
+    }
+    let versions: BTreeMap<_, _> =
+        parts.iter().filter_map(|part| Some((part.name, part.version.as_ref()?))).collect();
+    text += "\n[versions]\n";
+    for (name, version) in versions {
+        text += &format!("{name} = {version:?}\n");
+    }
+    Some(text)
+}
+
+/// The board's parts and what the rules say of each, for people.
+pub fn table(config: &Config, lock: &Lock) -> String {
+    let parts = parts(config, lock);
+    let wrong = violations(config, &parts);
+    let fitting = fitting(config, &parts);
+    let mut rows = vec![["part", "component", "version", "needed", "taken"].map(str::to_owned)];
+    for part in &parts {
+        let ranges = fitting.iter().filter_map(|(_, rule)| {
+            rule.needs.get(part.name).or_else(|| rule.when.get(part.name)).map(ToString::to_string)
+        });
+        let mut ranges: Vec<_> = ranges.collect();
+        ranges.dedup();
+        let is_wrong = wrong.iter().any(|violation| violation.part.name == part.name);
+        let needed = if ranges.is_empty() { "any".into() } else { ranges.join(" and ") };
+        rows.push([
+            part.name.into(),
+            part.component.clone(),
+            part.version.clone().unwrap_or_else(|| "not known".into()),
+            if is_wrong { format!("{needed}  WRONG") } else { needed },
+            part.pinned.clone(),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<_> = (0..5).map(width).collect();
+    let mut text = format!("board {}\n\n", config.board.name);
+    for row in &rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text.push('\n');
+    for violation in &wrong {
+        text += &format!("wrong: {violation}\n");
+    }
+    match start(config, &parts) {
+        Some(Start::Arguments(arguments)) => text += &format!("octep_cp_agent is started with {arguments}\n"),
+        Some(Start::Module(module)) => {
+            text += &format!("octep_cp_agent finds its devices through the module {module}\n")
+        }
+        None => {}
+    }
+    match set(config, &parts) {
+        Some((name, set)) => text += &format!("these are the versions of {name}: {}\n", set.verified),
+        None if fitting.is_empty() => text += "no rule says anything of these parts\n",
+        None => text += "nobody has said that these versions were run together\n",
+    }
+    if !config.rules.sets.is_empty() {
+        text += "\nsets that are known:\n";
+        for (name, set) in &config.rules.sets {
+            let parts: Vec<_> = set.parts.iter().map(|(part, version)| format!("{part} {version}")).collect();
+            text += &format!("  {name}: {}\n", parts.join(", "));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_takes_versions_by_whole_numbers() {
+        let takes = |range: &str, version: &str| Range::parse(range).unwrap().contains(version);
+        for (range, version) in [
+            ("25.03", "25.03"),
+            ("25.03", "25.03.0"),
+            ("1.17", "1.17.0-dev"),
+            (">=12.25.03", "12.25.06"),
+            (">=12.25.03, <12.25.06", "12.25.05"),
+            ("6.1", "6.1.192-2"),
+        ] {
+            assert!(takes(range, version), "{range} {version}");
+        }
+        for (range, version) in [
+            ("25.03", "25.030"),
+            ("25.03", "25.04.0"),
+            (">=12.25.03", "12.25.01"),
+            (">=12.25.03, <12.25.06", "12.25.06"),
+            ("6.1", "6.12.1"),
+            ("6.1", "no version: at all"),
+        ] {
+            assert!(!takes(range, version), "{range} {version}");
+        }
+        assert!(Range::parse("").is_err() && Range::parse(">=").is_err() && Range::parse("1, ").is_err());
+    }
+}
