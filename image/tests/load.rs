@@ -158,13 +158,15 @@ fn what_is_wrong_with_sources_that_are_not_packages_is_said_at_once() {
     checkout.edit(SDK, "microcode = \"/usr", "mikrocode = \"/usr");
     checkout.edit(RULES, "octep-agent = \"25.03\"", "octep = \"25.03\"");
     checkout.edit(RULES, "firmware = \"12.25.01\" }\nneeds", "firmware = \">= 12\" }\nneeds");
-    checkout.edit(METAL, "firmware = \"sdk\"", "firmware = \"octep\"");
+    checkout.edit(METAL, "firmware = \"sdk\"", "firmware = \"agent\"");
     checkout.write("dpukit.local.toml", "git-mirrors = \"nowhere\"\n[files]\nsdc = \"x\"\n");
     let problems = load(checkout.0.path(), "metal").expect_err("nothing was found wrong").to_string();
     insta::assert_snapshot!(lines_of(&problems, &["image/", "dpukit.local.toml"]).join("\n"), @r"
-    dpukit.local.toml:1:15: there is no folder `/tmp/.tmpbNyCjx/nowhere`
+    dpukit.local.toml:1:15: there is no folder `nowhere`
+    hint: write it from the checkout's top, or with a slash in front
     dpukit.local.toml:3:1: there is no component `sdc`
     hint: did you mean `sdk`?
+    image/boards/metal.toml:7:12: the component `agent` is a crate (`[local]`), and files of the user's (`[user]`) are wanted
     image/components/cilium.toml:6:13: `cilium/cilium:v1.17.0` is not the reference of an image
     hint: write it with its registry, as `quay.io/cilium/cilium:v1.17.0`; a digest has its own key
     image/components/cilium.toml:9:10: `md5:3e1bf5a5c0f0e3cf2a7ad8e2a4dc7d1b0ca9d2d7a45e3d0f7a1e0ac2f1b0c9d8` is not a digest

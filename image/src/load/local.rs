@@ -38,5 +38,6 @@ fn folder(root: &Path, text: &str) -> Result<PathBuf, Wrong> {
     if folder.is_dir() {
         return Ok(folder);
     }
-    Err(Wrong::new(format!("there is no folder `{}`", folder.display().to_string().escape_debug())))
+    Err(Wrong::new(format!("there is no folder `{}`", text.escape_debug()))
+        .hint("write it from the checkout's top, or with a slash in front"))
 }

@@ -41,6 +41,7 @@ pub struct Git {
     folder: PathBuf,
     mirrors: Option<PathBuf>,
     offline: bool,
+    batch: usize,
     sealed: Sealed,
 }
 
@@ -70,7 +71,13 @@ impl Git {
         fs::create_dir_all(&folder)
             .with_context(|| format!("opening the repositories at `{}`", folder.display()))?;
         let sealed = Sealed::new(&folder)?;
-        Ok(Self { folder, mirrors: mirrors.map(Path::to_owned), offline, sealed })
+        Ok(Self { folder, mirrors: mirrors.map(Path::to_owned), offline, batch: BATCH, sealed })
+    }
+
+    /// Asks for so many files at a time.
+    #[must_use]
+    pub fn in_batches_of(self, batch: usize) -> Self {
+        Self { batch, ..self }
     }
 
     /// The commit that is meant, fetched, and the hash of its files.
@@ -247,17 +254,19 @@ impl Git {
     fn fetch_from(&self, store: &Path, place: &str, commit: &str, branch: Option<&str>) -> Result<()> {
         let first = match self.in_parts(store, place, commit) {
             Ok(()) => return self.check(store, commit),
+            // What came so far is kept, and the next run goes on from there.
+            Err(error) if command::broke_off(&error) => return Err(error),
             Err(error) => error,
         };
         tracing::debug!(place, "no fetch in parts: {first:#}");
         let only = format!("+{commit}:refs/dpukit/{commit}");
-        let whole = [&["fetch", "--depth=1"][..], &FETCH, &[place, &only]].concat();
-        let Err(second) = self.again(store, &whole) else { return self.check(store, commit) };
+        let whole = [&["fetch", "--depth=1", "--refetch"][..], &FETCH, &[place, &only]].concat();
+        let Err(second) = self.again(store, &whole, "") else { return self.check(store, commit) };
         let Some(branch) = branch else { return Err(second) };
         // A server that gives branches only: all of its history comes with it.
         let named = format!("+refs/heads/{branch}:refs/dpukit/{branch}");
         let all = [&["fetch"][..], &FETCH, &[place, &named]].concat();
-        self.again(store, &all)?;
+        self.again(store, &all, "")?;
         self.check(store, commit)
             .with_context(|| format!("the branch `{branch}` does not have it, and by itself: {second:#}"))
     }
@@ -266,21 +275,21 @@ impl Git {
     fn in_parts(&self, store: &Path, place: &str, commit: &str) -> Result<()> {
         let only = format!("+{commit}:refs/dpukit/{commit}");
         let trees = ["fetch", "--depth=1", "--filter=blob:none"];
-        self.again(store, &[&trees[..], &FETCH, &[place, &only]].concat())?;
+        self.again(store, &[&trees[..], &FETCH, &[place, &only]].concat(), "")?;
         let missing = self.sealed.missing(store, commit)?;
-        for batch in missing.chunks(BATCH) {
+        for batch in missing.chunks(self.batch.max(1)) {
             let files = ["-c", "fetch.negotiationAlgorithm=noop", "fetch", "--filter=blob:none", "--stdin"];
             let arguments = [&files[..], &FETCH, &[place]].concat();
-            self.sealed.run_with(store, &arguments, &(batch.join("\n") + "\n"))?;
+            self.again(store, &arguments, &(batch.join("\n") + "\n"))?;
         }
         Ok(())
     }
 
     /// A server that breaks off is asked again.
-    fn again(&self, store: &Path, arguments: &[&str]) -> Result<()> {
+    fn again(&self, store: &Path, arguments: &[&str], input: &str) -> Result<()> {
         let mut attempt = 1;
         loop {
-            match self.sealed.run(Some(store), arguments) {
+            match self.sealed.run_with(store, arguments, input) {
                 Err(error) if attempt < TRIES && command::broke_off(&error) => {
                     std::thread::sleep(Duration::from_millis(200 << attempt));
                     attempt += 1;
