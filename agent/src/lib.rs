@@ -6,6 +6,7 @@
 //! - [`trusted`] says who may ask, and pairs hosts;
 //! - [`pods`] makes the networks of the host's pods;
 //! - [`metrics`] counts, for Prometheus;
+//! - [`octep`] runs the program that answers the firmware, on boards that have it;
 //! - [`grow`] lets the data partition take the whole disk;
 //! - [`init`] is the first process: it makes `/etc`, `/var` and `/root` writable, then runs systemd.
 //!
@@ -18,6 +19,7 @@ pub mod grow;
 pub mod init;
 pub mod metrics;
 pub mod mounts;
+pub mod octep;
 pub mod pci;
 pub mod pods;
 pub mod programs;

@@ -8,7 +8,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
 use dpu_agent::setup::{PHASES, phase};
 use dpu_agent::trusted::{Way, command};
-use dpu_agent::{Card, doctor, grow, pods, serve, setup};
+use dpu_agent::{Card, doctor, grow, octep, pods, serve, setup};
 use tracing_subscriber::EnvFilter;
 
 /// Sets the card up at boot, checks it, and answers for it
@@ -50,6 +50,8 @@ enum Command {
         #[command(subcommand)]
         action: command::Action,
     },
+    /// Run octep_cp_agent with the devices that the plan gives it, and tell systemd when it is ready
+    Octep,
     /// Let the data partition and its file system take the whole disk
     GrowData,
 }
@@ -80,6 +82,10 @@ fn run(command: &Command) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Pods { json } => list_pods(&Card::system()?, *json),
+        Command::Octep => {
+            octep::run(&Card::system()?, &mut std::io::stdout(), serve::tell_ready)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::GrowData => {
             let report = grow::run();
             print!("{}", report.lines());

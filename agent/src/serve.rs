@@ -124,6 +124,11 @@ pub fn tell_systemd(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
 
+/// Tells systemd that the service is ready.
+pub fn tell_ready() {
+    notify(&[NotifyState::Ready]);
+}
+
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")
 }

@@ -62,6 +62,9 @@ pub struct Plan {
     pub link: Link,
     /// The agent itself.
     pub agent: Agent,
+    /// The program that answers the firmware; a card without it needs none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub octep: Option<Octep>,
     /// How pods are connected; a card without it has no pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<Pods>,
@@ -164,6 +167,34 @@ pub struct Link {
     pub group: NonZeroU32,
 }
 
+/// `[octep]`: how `octep_cp_agent` is run, which answers the firmware for the card's end of SDP. Which devices it
+/// wants depends on the firmware's version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Octep {
+    /// The program: an absolute path.
+    pub program: PathBuf,
+    /// Its configuration: an absolute path.
+    pub config: PathBuf,
+    /// The options by which it is given devices, in order.
+    #[serde(default)]
+    pub devices: Vec<OctepDevice>,
+    /// What a line of its output holds when it is ready.
+    #[serde(default = "octep_ready")]
+    pub ready: String,
+}
+
+/// `{ option = "--dpi_dev", vfio = "dpi" }`: an option, and the entry of `vfio` whose devices it is given, with
+/// commas between them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct OctepDevice {
+    /// The option.
+    pub option: String,
+    /// The name of the entry.
+    pub vfio: String,
+}
+
 /// `agent = { port = 8000, insecure = false, metrics = "127.0.0.1:8001" }`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
@@ -218,6 +249,7 @@ struct RawPlan {
     link: Link,
     #[serde(default)]
     agent: Agent,
+    octep: Option<Octep>,
     pods: Option<Pods>,
 }
 
@@ -225,8 +257,10 @@ impl TryFrom<RawPlan> for Plan {
     type Error = String;
 
     fn try_from(raw: RawPlan) -> Result<Self, String> {
-        let RawPlan { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent, pods } = raw;
-        let plan = Self { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent, pods };
+        let RawPlan { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent, octep, pods } =
+            raw;
+        let plan =
+            Self { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent, octep, pods };
         match plan.contradictions() {
             problems if problems.is_empty() => Ok(plan),
             problems => Err(problems.join("; ")),
@@ -245,6 +279,7 @@ impl Plan {
         let ids: Vec<_> = self.vfio.iter().map(|vfio| vfio.id).collect();
         problems.extend(repeated(&ids).map(|id| format!("`vfio` names `{id}` twice")));
         problems.extend(self.vfio.iter().filter_map(|vfio| self.taken(vfio)));
+        problems.extend(self.octep.iter().flat_map(|octep| octep.problems(&self.vfio)));
         problems
     }
 
@@ -284,6 +319,29 @@ impl HugePages {
     }
 }
 
+impl Octep {
+    fn problems(&self, vfio: &[Vfio]) -> Vec<String> {
+        let mut problems = Vec::new();
+        for (key, path) in [("program", &self.program), ("config", &self.config)] {
+            if !path.is_absolute() {
+                problems.push(format!("`octep.{key}` is `{}`, not an absolute path", path.display()));
+            }
+        }
+        let is_named = |device: &&OctepDevice| vfio.iter().any(|vfio| vfio.name == device.vfio);
+        let nameless = self.devices.iter().filter(|device| !is_named(device));
+        problems.extend(nameless.map(|device| {
+            format!(
+                "`octep` gives `{}` the device `{}`, which `vfio` does not name",
+                device.option, device.vfio
+            )
+        }));
+        if self.ready.is_empty() {
+            problems.push("`octep.ready` is empty: every line would hold it".to_owned());
+        }
+        problems
+    }
+}
+
 /// The values that come up again.
 fn repeated<T: Ord + Copy>(values: &[T]) -> impl Iterator<Item = T> {
     let mut seen = BTreeSet::new();
@@ -292,6 +350,10 @@ fn repeated<T: Ord + Copy>(values: &[T]) -> impl Iterator<Item = T> {
 
 fn yes() -> bool {
     true
+}
+
+fn octep_ready() -> String {
+    "fw ready 1".to_owned()
 }
 
 fn link_group() -> NonZeroU32 {
@@ -400,6 +462,21 @@ mod tests {
         assert!(error_of(&format!("{VIRT}{again}")).contains("`interfaces` names `8086:10ca` twice"));
         let again = "\n[[sriov]]\nid = \"177d:a0f2\"\nvfs = 1\n";
         assert!(error_of(&format!("{CN106}{again}")).contains("name the PF `177d:a0f2` twice"));
+    }
+
+    #[test]
+    fn what_octep_is_given_has_to_be_there() {
+        let text = CN106
+            .replace("vfio = \"pem\"", "vfio = \"pen\"")
+            .replace("\"/usr/bin/octep_cp_agent\"", "\"octep_cp_agent\"\nready = \"\"");
+        let error = error_of(&text);
+        for says in [
+            "`octep` gives `--pem_dev` the device `pen`, which `vfio` does not name",
+            "`octep.program` is `octep_cp_agent`, not an absolute path",
+            "`octep.ready` is empty",
+        ] {
+            assert!(error.contains(says), "{says}: {error}");
+        }
     }
 
     #[test]

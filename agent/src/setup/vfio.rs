@@ -46,19 +46,22 @@ pub fn check(card: &Card, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// The devices that one entry of the plan means.
+/// The devices that one entry of the plan means, as far as they are there.
+pub fn devices(card: &Card, plan: &Vfio) -> Result<Vec<Device>> {
+    let most = plan.count.map_or(usize::MAX, |count| count.get().into());
+    Ok(pci::devices(&card.tree, plan.id)?.into_iter().skip(plan.skip.into()).take(most).collect())
+}
+
+/// As [`devices`], and reports what is missing.
 fn find(card: &Card, plan: &Vfio, report: &mut Report) -> Result<Vec<Device>> {
-    let devices: Vec<_> = pci::devices(&card.tree, plan.id)?.into_iter().skip(plan.skip.into()).collect();
+    let devices = devices(card, plan)?;
     let what = format!("device `{}` with the id `{}`", plan.name, plan.id);
     if devices.is_empty() {
         report_missing(report, plan.expected, &what);
-        return Ok(devices);
-    }
-    let Some(count) = plan.count.map(|count| usize::from(count.get())) else { return Ok(devices) };
-    if devices.len() < count {
+    } else if let Some(count) = plan.count.filter(|count| devices.len() < usize::from(count.get())) {
         report.wrong(format!("only {} of {count} was found: {what}", devices.len()));
     }
-    Ok(devices.into_iter().take(count).collect())
+    Ok(devices)
 }
 
 /// Loads the driver, unless it is there or built in.
