@@ -116,7 +116,8 @@ impl Lock {
             other => other.with_context(reading)?,
         };
         let lock = String::from_utf8(bytes).context("it is not UTF-8").and_then(|text| Self::parse(&text));
-        lock.with_context(reading).hint(|| "run `cargo xtask lock` to write it anew".into())
+        lock.with_context(reading)
+            .hint(|| "take the file as it was committed, or remove it and run `cargo xtask lock`".into())
     }
 
     /// Reads the text of a lock file; errors name the line.
@@ -175,6 +176,28 @@ impl Lock {
         self.components.retain(|name, _| components.contains(&name.as_str()));
         let used: BTreeSet<_> = self.packages().map(|package| package.suite.clone()).collect();
         self.suites.retain(|name, _| used.contains(name));
+    }
+
+    /// Fails where a mirror gave a Release file that is older than the one that this lock was made from: it is
+    /// signed all the same, so its date is all that tells an attack with old packages.
+    pub fn refuse_older(&self, newer: &Self) -> Result<()> {
+        for (name, suite) in &newer.suites {
+            // Dates are written as `2026-11-21T09:15:44Z`, so that their texts are in order too.
+            if let Some(before) = self.suites.get(name).filter(|before| before.date > suite.date) {
+                return Err(anyhow!(
+                    "the mirror's Release file of `{name}` is of {}, older than the lock's, which is of {}",
+                    suite.date,
+                    before.date
+                ))
+                .hint(|| {
+                    format!(
+                        "name a mirror that is current with `DPUKIT_MIRROR_{}`; to go back on purpose, take the suite's line out of the lock",
+                        suite.archive.to_uppercase().replace('-', "_")
+                    )
+                });
+            }
+        }
+        Ok(())
     }
 
     /// What `newer` has otherwise, by component; components without a change are not named.

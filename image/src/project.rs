@@ -1,5 +1,6 @@
 //! A checkout opened for one board: its configuration, its lock made current, its store.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -34,6 +35,8 @@ pub struct Project {
     /// What was resolved anew when the project was opened; empty when the lock was whole.
     pub resolved: Vec<Difference>,
     terms: Terms,
+    /// Held as long as the project is open: nothing of the store may be removed meanwhile.
+    _in_use: File,
 }
 
 /// Where a board's lock is.
@@ -57,7 +60,8 @@ impl Project {
         let origins = Origins::new(cache, &config.local, options(terms));
         let lock = Lock::read(&lock_path(&config.root, &config.board.name))?;
         let sources = Sources { config, lock, fetcher, origins, request };
-        Ok(Self { sources, store, resolved: Vec::new(), terms })
+        let in_use = store.in_use()?;
+        Ok(Self { sources, store, resolved: Vec::new(), terms, _in_use: in_use })
     }
 
     /// Resolves what the lock lacks, and fails where the board's parts do not go together.
@@ -153,7 +157,9 @@ pub fn resolve(
     if !packages.is_empty() {
         let names: Vec<_> = packages.into_iter().map(String::as_str).collect();
         let newer = lock::resolve(config, &names, fetcher, SystemTime::now());
-        lock.update(config, newer.context("making the lock current")?);
+        let newer = newer.context("making the lock current")?;
+        lock.refuse_older(&newer)?;
+        lock.update(config, newer);
     }
     for component in others.into_iter().filter_map(known) {
         let content = origins.resolve(component);

@@ -6,6 +6,7 @@
 //! <cache>/private/store/                  the same for entries with something in them that may not be shared
 //! <cache>/work/<hash>-<name>/             a step that is running, or was killed
 //! <cache>/locks/<hash>-<name>             held while a step runs
+//! <cache>/locks/users                     held by all that use entries, against their removal
 //! <cache>/last/<board>.json               recipes of a board's last whole build
 //! <cache>/logs/<hash>-<name>.log          what a step printed
 //! ```
@@ -22,7 +23,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use walkdir::WalkDir;
@@ -280,9 +281,37 @@ impl Store {
         Ok(entries)
     }
 
-    /// Removes what no board's last build is made of, and what killed builds left. An entry that is
-    /// being made is left alone. Returns the names removed and the bytes they held.
+    /// Keeps [`Store::gc`] and [`Store::remove`] from taking what a build is using, as long as it is held.
+    pub fn in_use(&self) -> Result<File> {
+        let file = self.users()?;
+        file.lock_shared().context("waiting for the store")?;
+        Ok(file)
+    }
+
+    /// Waits for nobody: a build may take an hour.
+    fn unused(&self) -> Result<File> {
+        let file = self.users()?;
+        match file.try_lock() {
+            Ok(()) => Ok(file),
+            Err(fs::TryLockError::WouldBlock) => Err(anyhow!("a build is using the store"))
+                .hint(|| "wait until it has ended, and try again".into()),
+            Err(fs::TryLockError::Error(error)) => Err(error).context("locking the store"),
+        }
+    }
+
+    fn users(&self) -> Result<File> {
+        let path = self.cache.join("locks/users");
+        let file = File::options().create(true).append(true).open(&path);
+        file.with_context(|| format!("opening `{}`", path.display()))
+    }
+
+    /// Removes what no board's last build is made of, and what killed builds left. Returns the names
+    /// removed and the bytes they held.
+    ///
+    /// # Errors
+    /// A build is using the store.
     pub fn gc(&self, dry_run: bool) -> Result<(Vec<String>, u64)> {
+        let _unused = self.unused()?;
         let mut used = std::collections::BTreeSet::new();
         for file in fs::read_dir(self.cache.join("last")).context("reading the store")? {
             let path = file?.path();
@@ -297,20 +326,32 @@ impl Store {
                 if place != "work" && used.contains(&name) {
                     continue;
                 }
-                let lock =
-                    File::options().create(true).append(true).open(self.cache.join("locks").join(&name))?;
-                if lock.try_lock().is_err() {
-                    continue;
-                }
                 bytes += tree_bytes(&file.path());
                 if !dry_run {
-                    remove_tree(&file.path())?;
+                    self.take_away(&file.path())?;
                 }
                 removed.push(name);
             }
         }
         removed.sort();
         Ok((removed, bytes))
+    }
+
+    /// An entry goes as it came, by one rename: one that is half removed must not be taken for whole.
+    fn take_away(&self, folder: &Path) -> Result<()> {
+        let grave = self.cache.join("work/removed");
+        remove_tree(&grave)?;
+        let buried = match fs::symlink_metadata(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // Only a folder that may be written can be given another parent.
+            Ok(meta) if meta.is_dir() => fs::set_permissions(folder, fs::Permissions::from_mode(0o700)),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        };
+        buried
+            .and_then(|()| fs::rename(folder, &grave))
+            .with_context(|| format!("removing `{}`", folder.display()))?;
+        remove_tree(&grave)
     }
 
     /// Hashes every entry's content again; returns the names of those that are not what was made.
@@ -326,9 +367,12 @@ impl Store {
     }
 
     /// Removes one entry, so that the next build makes it anew.
+    ///
+    /// # Errors
+    /// A build is using the store.
     pub fn remove(&self, entry: &str) -> Result<()> {
-        let _lock = self.lock(entry, || {})?;
-        remove_tree(&self.folder(entry))
+        let _unused = self.unused()?;
+        self.take_away(&self.folder(entry))
     }
 }
 
@@ -382,6 +426,8 @@ pub fn remove_tree(root: &Path) -> Result<()> {
     let context = || format!("removing `{}`", root.display());
     match fs::symlink_metadata(root) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // What a link leads to is not in the tree.
+        Ok(meta) if !meta.is_dir() => return fs::remove_file(root).with_context(context),
         other => other.with_context(context)?,
     };
     for file in WalkDir::new(root) {
@@ -506,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn gc_keeps_the_last_build_and_what_is_being_made() {
+    fn gc_keeps_the_last_build() {
         let (_folder, store) = store();
         put(&store, "kept");
         put(&store, "dropped");
@@ -515,15 +561,31 @@ mod tests {
         assert_eq!(removed, [recipe("dropped").entry()]);
         assert!(bytes > 0);
         assert!(store.has(&recipe("kept").entry()));
-        let busy = store.produce(
-            &recipe("busy"),
-            || {},
-            |place| {
-                store.gc(false)?;
-                Ok(fs::write(place.out.join("file"), "busy")?)
-            },
-        );
-        assert!(busy.unwrap());
+        assert_eq!(fs::read_dir(store.cache().join("work")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn nothing_is_removed_under_a_build() {
+        let (_folder, store) = store();
+        put(&store, "a");
+        let entry = recipe("a").entry();
+        let users = [store.in_use().unwrap(), store.in_use().unwrap()];
+        assert_eq!(store.gc(false).unwrap_err().root_cause().to_string(), "a build is using the store");
+        assert!(store.remove(&entry).is_err() && store.has(&entry));
+        drop(users);
+        store.remove(&entry).unwrap();
+        assert!(!store.has(&entry));
+    }
+
+    #[test]
+    fn a_link_is_removed_and_what_it_leads_to_is_left() {
+        let (_folder, store) = store();
+        put(&store, "a");
+        let (target, link) = (store.folder(&recipe("a").entry()), store.cache().join("store/link"));
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        store.take_away(&link).unwrap();
+        assert!(!link.exists() && store.has(&recipe("a").entry()));
+        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o555);
     }
 
     #[test]

@@ -9,6 +9,21 @@ use crate::config::Archive;
 use crate::debian::keyring::tests::{Pair, now};
 use crate::hint::report;
 
+#[test]
+fn a_release_file_that_is_older_than_the_locks_is_refused() {
+    let of = |date: &str| {
+        let suite =
+            LockedSuite { archive: "debian-security".into(), date: date.into(), sha256: Hash::of(date) };
+        Lock { suites: BTreeMap::from([("trixie".into(), suite)]), ..Lock::default() }
+    };
+    let (old, new) = (of("2026-09-21T00:53:02Z"), of("2026-11-01T00:00:00Z"));
+    assert!(old.refuse_older(&new).is_ok() && new.refuse_older(&new.clone()).is_ok());
+    assert!(Lock::default().refuse_older(&old).is_ok());
+    let error = report(&new.refuse_older(&old).unwrap_err());
+    assert!(error.contains("`trixie` is of 2026-09-21T00:53:02Z, older than the lock's"), "{error}");
+    assert!(error.contains("DPUKIT_MIRROR_DEBIAN_SECURITY"), "{error}");
+}
+
 /// An archive in a folder, that remembers what was asked of it.
 struct Folder {
     folder: TempDir,
