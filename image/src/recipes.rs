@@ -14,14 +14,17 @@ mod tools;
 mod tree;
 mod workspace;
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use walkdir::WalkDir;
 
 use crate::config::{Component, Config, DebSource, Source};
 use crate::fetch::{Fetcher, Package, Wanted};
 use crate::hash::Hash;
+use crate::hint::WithHint as _;
 use crate::lock::{Content, Lock, LockedPackage};
 use crate::source::Origins;
 use crate::step::{Builder, Graph, Room};
@@ -165,24 +168,91 @@ fn folder_enters<'g, 'a>(
     root: &Path,
     folder: &Path,
 ) -> Result<Builder<'g, 'a>> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let top = root.join(folder);
-    for file in WalkDir::new(&top).sort_by_file_name() {
-        let file = file.with_context(|| format!("reading `{}`", top.display()))?;
-        let path = file.path();
-        let name = folder.join(path.strip_prefix(&top)?);
-        let name = format!("file {}", name.display());
-        let context = || format!("reading `{}`", path.display());
-        builder = if file.file_type().is_symlink() {
-            let target = std::fs::read_link(path).with_context(context)?;
-            builder.content(name, format!("link {}", target.display()))
-        } else if file.file_type().is_file() {
-            let hash = Hash::of_file(path).with_context(context)?;
-            let executable = file.metadata()?.permissions().mode() & 0o100 != 0;
-            builder.content(name, format!("file {executable} {hash}"))
-        } else {
-            builder.content(name, "folder")
-        };
+    for file in files_below(root, folder) {
+        let Entered { name, path, kind } = file?;
+        let text = kind.enters(&path).with_context(|| format!("reading `{}`", path.display()))?;
+        builder = builder.content(name, text);
     }
     Ok(builder)
+}
+
+/// A copy of a folder as it entered the step by [`folder_enters`].
+///
+/// A step works on copies alone: it must see neither where the checkout is nor what is changed in it
+/// meanwhile, or the store would keep something else under the name of what entered.
+fn copy_entered(room: &Room<'_>, root: &Path, folder: &Path) -> Result<PathBuf> {
+    let changed = |name: &str| {
+        Err(anyhow!("`{}` was changed during the build", name.trim_start_matches("file ")))
+            .hint(|| "run the command again: nothing of it was kept".into())
+    };
+    let copy = room.place.scratch.join("checkout");
+    let mut left = room.inputs(&format!("file {}/", folder.display()));
+    for file in files_below(root, folder) {
+        let Entered { name, path, kind } = file?;
+        let to = copy.join(path.strip_prefix(root)?);
+        let context = || format!("copying `{}`", path.display());
+        match &kind {
+            Kind::Folder => fs::create_dir_all(&to).with_context(context)?,
+            Kind::Link(target) => symlink(target, &to).with_context(context)?,
+            Kind::File { executable } => {
+                fs::copy(&path, &to).with_context(context)?;
+                let mode = if *executable { 0o755 } else { 0o644 };
+                fs::set_permissions(&to, fs::Permissions::from_mode(mode)).with_context(context)?;
+            }
+        }
+        // What came after the beginning did not enter, and what is entered twice is of no account.
+        let Some(hash) = room.input(&name) else { continue };
+        if Hash::of(kind.enters(&to).with_context(context)?) != hash {
+            return changed(&name);
+        }
+        left.remove(&name);
+    }
+    match left.first() {
+        Some(gone) => changed(gone),
+        None => Ok(copy.join(folder)),
+    }
+}
+
+/// A file of a folder that enters a step.
+struct Entered {
+    /// What it is called among the step's inputs.
+    name: String,
+    path: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    Folder,
+    Link(PathBuf),
+    File { executable: bool },
+}
+
+impl Kind {
+    /// What enters for the file of this kind at `path`.
+    fn enters(&self, path: &Path) -> Result<String> {
+        Ok(match self {
+            Self::Folder => "folder".into(),
+            Self::Link(target) => format!("link {}", target.display()),
+            Self::File { executable } => format!("file {executable} {}", Hash::of_file(path)?),
+        })
+    }
+}
+
+/// All below a folder of the checkout, and itself, each folder before what is in it.
+fn files_below(root: &Path, folder: &Path) -> impl Iterator<Item = Result<Entered>> {
+    let top = root.join(folder);
+    WalkDir::new(&top).sort_by_file_name().into_iter().map(move |file| {
+        let file = file.with_context(|| format!("reading `{}`", top.display()))?;
+        let path = file.path().to_owned();
+        let context = || format!("reading `{}`", path.display());
+        let name = format!("file {}", path.strip_prefix(root)?.display());
+        let kind = if file.file_type().is_symlink() {
+            Kind::Link(fs::read_link(&path).with_context(context)?)
+        } else if file.file_type().is_file() {
+            Kind::File { executable: file.metadata()?.permissions().mode() & 0o100 != 0 }
+        } else {
+            Kind::Folder
+        };
+        Ok(Entered { name, path, kind })
+    })
 }

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 
 use crate::hash::Hash;
 use crate::hint::Hint;
@@ -199,8 +200,10 @@ impl<'a> Graph<'a> {
                     running.push(step.clone());
                     let sender = sender.clone();
                     scope.spawn(move || {
-                        let made = self.make_one(store, &step, jobs, watch);
-                        // The receiver outlives all steps; only a panic of its thread closes it.
+                        // Whoever waits for the step must hear of a panic too.
+                        let make = AssertUnwindSafe(|| self.make_one(store, &step, jobs, watch));
+                        let made = catch_unwind(make)
+                            .unwrap_or_else(|_| Err(anyhow!("step `{step}` panicked: this is a defect")));
                         let _ = sender.send((step, made));
                     });
                 }
@@ -302,6 +305,20 @@ impl Room<'_> {
     /// The folder with the result of a step that this one needs.
     pub fn result(&self, step: &str) -> PathBuf {
         self.store.out(&self.graph.recipe(step).entry())
+    }
+
+    /// The hash of content that entered the step by this name.
+    pub fn input(&self, name: &str) -> Option<Hash> {
+        match self.graph.recipe(self.step).inputs.get(name) {
+            Some(Input::Content(hash)) => Some(*hash),
+            _ => None,
+        }
+    }
+
+    /// The names of all that entered whose names begin so.
+    pub fn inputs(&self, start: &str) -> BTreeSet<String> {
+        let names = self.graph.recipe(self.step).inputs.keys();
+        names.filter(|name| name.starts_with(start)).cloned().collect()
     }
 
     /// Says how far the step is.

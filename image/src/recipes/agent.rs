@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use super::workspace::Workspace;
-use super::{Sources, folder_enters};
+use super::{Sources, copy_entered, folder_enters};
 use crate::config::{LocalSource, Source};
 use crate::hint::WithHint as _;
 use crate::sandbox::Sandbox;
@@ -68,16 +68,18 @@ pub fn build<'a>(
     let workspace = Workspace::new(root, &local.package, &local.path, way.profile)?;
     let files = workspace.files();
     let offline = sources.request.offline;
-    graph.step(way.crates).content("Cargo.lock", &workspace.lock).run({
+    let mut step = graph.step(way.crates);
+    for (path, text) in &files {
+        step = step.content(format!("file {}", path.display()), text);
+    }
+    step.run({
         let files = files.clone();
         move |room| vendor(room, &files, offline)
     });
 
-    let mut step =
+    // The crates are of the same files, so that these need not enter once more.
+    let step =
         graph.step(way.dependencies).needs(way.crates).needs(rust).content("script", DEPENDENCIES_BUILD);
-    for (path, text) in &files {
-        step = step.content(format!("file {}", path.display()), text);
-    }
     let target = &local.target;
     let package = &local.package;
     step.content("target", target).content("flags", way.flags).content("profile", way.profile).run(
@@ -107,7 +109,8 @@ pub fn build<'a>(
     step.content("programs", &names).run(move |room| {
         let mut sandbox = sandbox(room, rust, way).input("dependencies", room.result(way.dependencies));
         for folder in top_folders(&folders) {
-            sandbox = sandbox.input(&format!("source/{}", folder.display()), root.join(folder));
+            let copy = copy_entered(room, root, folder)?;
+            sandbox = sandbox.input(&format!("source/{}", folder.display()), copy);
         }
         sandbox
             .env("TARGET", target)

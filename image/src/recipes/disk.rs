@@ -17,6 +17,8 @@ use crate::step::{Graph, Room};
 
 const BOOT: &str = "boot";
 const BOOT_SCRIPT: &str = include_str!("boot.sh");
+/// U-Boot's script and the disk are made here.
+const CODE: &str = include_str!("disk.rs");
 
 const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
@@ -37,12 +39,14 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) {
         .needs(KERNEL)
         .needs(SYSTEM)
         .content("script", BOOT_SCRIPT)
+        .content("code", CODE)
         .content("boot", format!("{:?} {:?}", board.boot, board.disk))
         .run(move |room| boot(room, config));
     graph
         .step(IMAGE)
         .needs(BOOT)
         .needs(SYSTEM)
+        .content("code", CODE)
         .content("layout", format!("{:?} {}", board.disk, env!("CARGO_PKG_VERSION")))
         .run(move |room| image(room, config));
 }

@@ -14,7 +14,7 @@ use flate2::{Compression, GzBuilder};
 use walkdir::WalkDir;
 
 use super::agent::{self, Way};
-use super::{Sources, folder_enters};
+use super::{Sources, copy_entered, folder_enters};
 use crate::config::{LocalSource, Source};
 use crate::deb::{self, Contents};
 use crate::hash::Hash;
@@ -48,10 +48,12 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
         bail!("`{COMPONENT}` is not a component of this workspace");
     };
     agent::build(graph, sources, local, &WAY)?;
-    let folder = sources.config.root.join(FOLDER);
+    let root = &sources.config.root;
     let step = graph.step(DEB).needs(WAY.programs).needs(WAY.crates).content("version", VERSION);
     let step = step.content("programs", format!("{:?}", local.install));
-    folder_enters(step, &sources.config.root, Path::new(FOLDER))?.run(move |room| {
+    let step = step.content("code", concat!(include_str!("host.rs"), include_str!("../deb/write.rs")));
+    folder_enters(step, root, Path::new(FOLDER))?.run(move |room| {
+        let folder = copy_entered(room, root, Path::new(FOLDER))?;
         let contents = contents(local, &folder, &room.result(WAY.programs), &room.result(WAY.crates))?;
         let path = room.place.out.join(deb_name());
         let mut file = File::create(&path).with_context(|| format!("making `{}`", path.display()))?;

@@ -30,8 +30,12 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     // A commit's files are the source as they are; a package holds an archive of it.
     let source = match (&declared.source, &declared.instead) {
         (Source::Deb(_), None) => {
-            packages_enter(graph.step(SOURCE), sources, component)?
-                .run(move |room| unpack_source(room, sources, component));
+            packages_enter(
+                graph.step(SOURCE).content("code", include_str!("../deb.rs")),
+                sources,
+                component,
+            )?
+            .run(move |room| unpack_source(room, sources, component));
             SOURCE.to_owned()
         }
         _ => tree::step(graph, sources, component)?,
@@ -73,7 +77,7 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     }
     step.content("script", CONFIGURE)
         .content("base", &board.kernel.base)
-        .content("file kernel-config/explain.py", explain_text)
+        .content("file kernel-config/explain.py", &explain_text)
         .content("fragments", board.kernel.fragments.join(" "))
         .run(move |room| {
             let fragment = room.place.scratch.join("fragment.config");
@@ -85,9 +89,11 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
                 laid_over.push('\n');
             }
             fs::write(&fragment, laid_over + &merged)?;
+            let explain = room.place.scratch.join("explain.py");
+            fs::write(&explain, &explain_text)?;
             sandbox(room, sources, &place)
                 .input("fragment.config", &fragment)
-                .input("explain.py", &explain)
+                .input("explain.py", explain)
                 .env("BASE", &board.kernel.base)
                 .env("WANTED", wanted_names(&fragments, &tables))
                 .run(room.place, CONFIGURE)?;

@@ -10,7 +10,7 @@ use super::agent::{self, AGENT};
 use super::firmware::FIRMWARE;
 use super::kernel::KERNEL;
 use super::octep::OCTEP;
-use super::{Sources, folder_enters, packages_enter};
+use super::{Sources, copy_entered, folder_enters, packages_enter};
 use crate::config::Config;
 use crate::hint::WithHint as _;
 use crate::root::compose::{Composition, compose};
@@ -36,6 +36,15 @@ pub struct Verity {
     /// How many blocks of 4096 bytes the file system has; the tree begins in the block after the next.
     pub data_blocks: u64,
 }
+
+/// The builder's own part in the root.
+const CODE: &str = concat!(
+    include_str!("root.rs"),
+    include_str!("../deb.rs"),
+    include_str!("../root/compose.rs"),
+    include_str!("../root/packages.rs"),
+    include_str!("../root/tree.rs"),
+);
 
 pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let (config, board) = (&sources.config, &sources.config.board);
@@ -63,6 +72,7 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     }
     step.content("composition", format!("{source:?} {:?} {os_release}", local.install))
         .content("scripts", include_str!("../root/finish.sh"))
+        .content("code", CODE)
         .run(move |room| {
             let packages = sources.download(room, component)?.into_iter();
             let packages =
@@ -73,8 +83,9 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
             let mut overlays: Vec<_> =
                 vec![(room.result(KERNEL).join("modules").join(release.trim()), modules)];
             overlays.extend(parts.iter().map(|part| (room.result(part).join("root"), String::new())));
-            overlays
-                .extend(board.root.overlays.iter().map(|folder| (config.root.join(folder), String::new())));
+            for folder in &board.root.overlays {
+                overlays.push((copy_entered(room, &config.root, folder)?, String::new()));
+            }
             let bin = room.result(AGENT).join("bin");
             let programs = local.install.iter();
             let programs = programs

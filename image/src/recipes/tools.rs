@@ -12,12 +12,16 @@ use crate::root::packages::Filter;
 use crate::sandbox::finish_tool_root;
 use crate::step::Graph;
 
+/// The builder's own part in a tool root, and in all that runs in it.
+const CODE: &str =
+    concat!(include_str!("tools.rs"), include_str!("../deb.rs"), include_str!("../sandbox.rs"));
+
 /// The step that unpacks the packages of a component as a tool root; it is named as the component.
 pub fn tool_root<'a>(graph: &mut Graph<'a>, sources: &'a Sources, component: &'a str) -> Result<()> {
     let source = sources.deb(component)?;
     let filter = Filter::new(source)?;
     let declared = format!("{:?} {:?} {:?}", source.links, source.leave_out, source.keep);
-    let step = graph.step(component).content("links and filters", declared);
+    let step = graph.step(component).content("links and filters", declared).content("code", CODE);
     packages_enter(step, sources, component)?.run(move |room| {
         let out = &room.place.out;
         for (package, file) in sources.download(room, component)? {

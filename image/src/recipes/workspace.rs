@@ -16,7 +16,7 @@ pub struct Workspace {
     /// The top's `Cargo.toml`.
     manifest: String,
     /// Its `Cargo.lock`.
-    pub lock: String,
+    lock: String,
     /// The folder and the manifest of each crate, the wanted one first.
     crates: Vec<(PathBuf, String)>,
 }
