@@ -15,7 +15,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -92,7 +92,7 @@ pub struct Fetcher {
 
 /// The largest index that is read into memory.
 const INDEX_LIMIT: u64 = 256 << 20;
-/// Bytes per second below which a server counts as stalled: it has this much time more for a file.
+/// Bytes per second below which a server counts as stalled, though it says something now and then.
 const SLOWEST: u64 = 256 << 10;
 /// How often a mirror that breaks off is asked for the rest.
 const TRIES: usize = 4;
@@ -139,6 +139,8 @@ impl Fetcher {
             .timeout_resolve(Some(options.patience))
             .timeout_connect(Some(options.patience))
             .timeout_recv_response(Some(options.patience))
+            // Silence ends a transfer, however long the whole of it may take.
+            .timeout_per_read(Some(options.patience))
             .max_redirects(5)
             .http_status_as_error(true)
             .user_agent(concat!("dpukit/", env!("CARGO_PKG_VERSION")))
@@ -250,21 +252,27 @@ impl Fetcher {
             if !is_at(&part, &part_path) {
                 continue;
             }
-            self.fill(file, &mut part, progress)?;
+            // What is asked for again was counted before.
+            let highest = AtomicU64::new(0);
+            let reached =
+                |have| progress(u64::saturating_sub(have, highest.fetch_max(have, Ordering::Relaxed)));
+            self.fill(file, &mut part, &reached)?;
             part.sync_all().with_context(context)?;
-            part.set_permissions(fs::Permissions::from_mode(0o444)).with_context(context)?;
-            return fs::rename(&part_path, &target).with_context(context);
+            fs::rename(&part_path, &target).with_context(context)?;
+            // After the rename: a build killed in between must be able to go on with what it wrote.
+            return part.set_permissions(fs::Permissions::from_mode(0o444)).with_context(context);
         }
     }
 
-    /// Asks the mirrors in turn until `part` holds the file, and the snapshot service for what they dropped.
-    fn fill(&self, file: &Wanted, part: &mut File, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    /// Asks the mirrors in turn until `part` holds the file, and the snapshot service for what they dropped;
+    /// `reached` is told how many bytes of it are there.
+    fn fill(&self, file: &Wanted, part: &mut File, reached: &dyn Fn(u64)) -> Result<()> {
         let archive = self.archives.get(&file.archive).filter(|archive| !archive.mirrors.is_empty());
         let archive = archive.with_context(|| format!("there is no mirror of `{}`", file.archive))?;
         let mut said = Vec::new();
         let (mut is_denied, mut is_open) = (false, false);
         for mirror in &archive.mirrors {
-            match self.fill_from(&join(mirror, &file.path), file, part, progress)? {
+            match self.fill_from(&join(mirror, &file.path), file, part, reached)? {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     is_denied |= error.is::<NotThere>();
@@ -278,7 +286,7 @@ impl Fetcher {
         }
         if let (Some(service), Some(package)) = (&archive.snapshot, &file.package) {
             let found = match snapshot::address(&self.agent, service, package) {
-                Ok(address) => self.fill_from(&address, file, part, progress)?,
+                Ok(address) => self.fill_from(&address, file, part, reached)?,
                 Err(error) => Err(error),
             };
             match found {
@@ -296,11 +304,11 @@ impl Fetcher {
         address: &str,
         file: &Wanted,
         part: &mut File,
-        progress: &(dyn Fn(u64) + Sync),
+        reached: &dyn Fn(u64),
     ) -> Result<Result<()>> {
         let mut attempt = 0;
         loop {
-            match self.transfer(address, file, part, progress) {
+            match self.transfer(address, file, part, reached) {
                 Ok(()) => return Ok(self.judge(file, part, address)),
                 Err(Stop::Here(error)) => return Err(error),
                 Err(Stop::Again(_)) if attempt + 1 < TRIES => {
@@ -320,7 +328,7 @@ impl Fetcher {
         address: &str,
         file: &Wanted,
         part: &mut File,
-        progress: &(dyn Fn(u64) + Sync),
+        reached: &dyn Fn(u64),
     ) -> Result<(), Stop> {
         let here = |error: io::Error| {
             Stop::Here(
@@ -369,7 +377,7 @@ impl Fetcher {
             return Err(Stop::Again(anyhow!("it gave another part of the file than was asked for")));
         }
         part.seek(SeekFrom::Start(have)).map_err(here)?;
-        progress(have);
+        reached(have);
         let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
         let mut buffer = vec![0; 1 << 16];
         while have < file.size {
@@ -381,7 +389,7 @@ impl Fetcher {
             let count = count.min(usize::try_from(file.size - have).unwrap_or(count));
             part.write_all(&buffer[..count]).map_err(here)?;
             have += count as u64;
-            progress(count as u64);
+            reached(have);
         }
         Ok(())
     }
