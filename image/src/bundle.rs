@@ -35,6 +35,10 @@ pub fn write(project: &Project, graph: &Graph<'_>) -> Result<Vec<PathBuf>> {
         (ROOT, "sizes.tsv", folder.join("root-sizes.tsv")),
     ];
     let firmware = graph.has(FIRMWARE).then_some(FIRMWARE);
+    // Builds of one checkout that end at once write one after the other.
+    let lock = folder.join(".lock");
+    let lock = File::options().create(true).append(true).open(&lock).context("locking the results")?;
+    lock.lock().context("locking the results")?;
     // The stamp names the entries that the files are of; it goes before they are touched.
     let stamp = folder.join(".entries");
     let steps = parts.iter().map(|(step, ..)| *step).chain(firmware);
