@@ -35,8 +35,9 @@ const SPACE: u64 = 12 << 30;
 pub fn checks(cache: &Path) -> Vec<Check> {
     vec![
         machine(std::env::consts::OS, std::env::consts::ARCH),
-        namespaces(&|path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned())),
+        namespaces(unshares(), &|path| fs::read_to_string(path).ok().map(|text| text.trim().to_owned())),
         space(cache),
+        writable(cache),
         program("cargo", "install rustup from https://rustup.rs"),
         program("git", "install git with the machine's package manager"),
     ]
@@ -50,8 +51,20 @@ fn machine(system: &str, architecture: &str) -> Check {
     Check { name: "machine", state: if good { State::Good } else { State::Bad }, found, mend }
 }
 
-/// Steps run in user namespaces (`user_namespaces(7)`); three switches can shut them off.
-fn namespaces(read: &dyn Fn(&str) -> Option<String>) -> Check {
+/// Whether a user namespace can be made, as each step needs one.
+fn unshares() -> bool {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "true"]);
+    command.stdin(Stdio::null()).output().is_ok_and(|output| output.status.success())
+}
+
+/// Steps run in user namespaces (`user_namespaces(7)`); three switches can shut them off, and explain it where
+/// `works` is false. They are no hindrance to root.
+fn namespaces(works: bool, read: &dyn Fn(&str) -> Option<String>) -> Check {
+    let name = "user namespaces";
+    if works {
+        return Check { name, state: State::Good, found: "one was made".into(), mend: None };
+    }
     let switches = [
         ("user.max_user_namespaces", "/proc/sys/user/max_user_namespaces", "0", "15000"),
         // Debian's own switch, and Ubuntu's; other kernels lack the files.
@@ -63,7 +76,6 @@ fn namespaces(read: &dyn Fn(&str) -> Option<String>) -> Check {
             "0",
         ),
     ];
-    let name = "user namespaces";
     for (key, path, off, on) in switches {
         if read(path).as_deref() == Some(off) {
             return Check {
@@ -77,7 +89,16 @@ fn namespaces(read: &dyn Fn(&str) -> Option<String>) -> Check {
         }
     }
     match read("/proc/sys/user/max_user_namespaces") {
-        Some(_) => Check { name, state: State::Good, found: "on".into(), mend: None },
+        Some(_) => Check {
+            name,
+            state: State::Bad,
+            found: "none can be made, though the kernel has them on".into(),
+            mend: Some(
+                "in a container, let it make namespaces (for Docker `--security-opt seccomp=unconfined \
+                 --security-opt apparmor=unconfined`); `unshare --user true` says more"
+                    .into(),
+            ),
+        },
         None => Check {
             name,
             state: State::Bad,
@@ -116,6 +137,19 @@ fn room(cache: &Path, free: u64, has_store: bool) -> Check {
     }
 }
 
+fn writable(cache: &Path) -> Check {
+    let there = cache.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
+    let (state, found, mend) = match tempfile::tempfile_in(there) {
+        Ok(_) => (State::Good, format!("`{}` can be written", there.display()), None),
+        Err(error) => (
+            State::Bad,
+            format!("`{}`: {error}", there.display()),
+            Some("name a folder that you can write to with `DPUKIT_CACHE`".to_owned()),
+        ),
+    };
+    Check { name: "cache", state, found, mend }
+}
+
 fn program(name: &'static str, mend: &str) -> Check {
     let output = Command::new(name).arg("--version").stdin(Stdio::null()).output();
     match output {
@@ -140,7 +174,7 @@ mod tests {
     #[test]
     fn each_switch_that_shuts_namespaces_off_is_named_with_its_mend() {
         let with = |off: &'static str, value: &'static str| {
-            namespaces(&move |path| {
+            namespaces(false, &move |path| {
                 Some(
                     if path.ends_with(off) {
                         value
@@ -162,8 +196,18 @@ mod tests {
             assert_eq!(check.state, State::Bad, "{switch}");
             assert!(check.mend.unwrap().contains(switch));
         }
-        assert_eq!(with("none of them", "").state, State::Good);
-        assert_eq!(namespaces(&|_| None).state, State::Bad);
+        let other = with("none of them", "");
+        assert!(other.state == State::Bad && other.mend.unwrap().contains("container"));
+        assert_eq!(namespaces(false, &|_| None).state, State::Bad);
+        // What shuts them off for others is no hindrance to root.
+        assert_eq!(namespaces(true, &|_| Some("1".into())).state, State::Good);
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_bad() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(writable(&folder.path().join("not/yet/there")).state, State::Good);
+        assert_eq!(writable(Path::new("/proc/self")).state, State::Bad);
     }
 
     #[test]
