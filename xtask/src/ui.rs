@@ -47,7 +47,16 @@ impl Ui {
             Mode::Bars => {
                 let _ = self.bars.println(text);
             }
-            Mode::Lines => eprintln!("{text}"),
+            Mode::Lines => error_line(text),
+        }
+    }
+
+    /// What is wrong: told in any case.
+    pub fn problem(&self, text: &str) {
+        match self.mode {
+            Mode::Json => json_line(&json!({"event": "problem", "text": text})),
+            Mode::Bars => self.notice(text),
+            Mode::Lines | Mode::Quiet => error_line(text),
         }
     }
 
@@ -56,7 +65,7 @@ impl Ui {
         for file in files {
             match self.mode {
                 Mode::Json => json_line(&json!({"event": "result", "kind": kind, "path": file})),
-                _ => println!("{}", relative(file).display()),
+                _ => out_line(&relative(file).display().to_string()),
             }
         }
     }
@@ -154,7 +163,10 @@ impl Ui {
                     ));
                 }
             }
-            Event::Failed { step, .. } => self.bar(step, ProgressBar::abandon),
+            Event::Failed { step, log } => {
+                self.bar(step, ProgressBar::abandon);
+                self.notice(&format!("{step} FAILED, log: {}", log.display()));
+            }
         }
     }
 }
@@ -165,12 +177,13 @@ fn style(template: &str) -> ProgressStyle {
 
 fn line_event(event: &Event<'_>) {
     match event {
-        Event::Started { step } => eprintln!("{step} ..."),
-        Event::Notice { step, text } => eprintln!("{step}: {text}"),
+        Event::Started { step } => error_line(&format!("{step} ...")),
+        Event::Notice { step, text } => error_line(&format!("{step}: {text}")),
         Event::Finished(outcome) if outcome.built => {
-            eprintln!("{} built in {:.1} s, {}", outcome.step, outcome.seconds, bytes(outcome.bytes));
+            let (step, seconds) = (&outcome.step, outcome.seconds);
+            error_line(&format!("{step} built in {seconds:.1} s, {}", bytes(outcome.bytes)));
         }
-        Event::Failed { step, log } => eprintln!("{step} FAILED, log: {}", log.display()),
+        Event::Failed { step, log } => error_line(&format!("{step} FAILED, log: {}", log.display())),
         Event::Progress { .. } | Event::Finished(_) => {}
     }
 }
@@ -189,8 +202,17 @@ fn json_event(event: &Event<'_>) {
 }
 
 fn json_line(value: &serde_json::Value) {
-    // A reader that went away is no reason to stop a build.
-    let _ = writeln!(std::io::stdout(), "{value}");
+    out_line(&value.to_string());
+}
+
+// A reader that went away is no reason to stop a build.
+
+fn out_line(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn error_line(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 fn relative(path: &Path) -> PathBuf {

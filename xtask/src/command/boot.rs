@@ -99,7 +99,7 @@ pub fn check_file(
     for finding in &report.findings {
         match &finding.result {
             Ok(()) => ui.notice(&format!("  ok      {}", finding.name)),
-            Err(found) => ui.notice(&format!("  FAILED  {}\n          {found}", finding.name)),
+            Err(found) => ui.problem(&format!("  FAILED  {}\n          {found}", finding.name)),
         }
     }
     if let Some(after) = report.healthy_after {

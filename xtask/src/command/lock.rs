@@ -19,7 +19,7 @@ pub fn run(common: &Common, flags: &Lock) -> Result<ExitCode> {
     let missing = lock.missing(&config);
     if flags.check {
         for name in &missing {
-            ui.notice(&format!("`{name}` is not in the lock as the component asks for it"));
+            ui.problem(&format!("`{name}` is not in the lock as the component asks for it"));
         }
         return Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }

@@ -115,8 +115,14 @@ fn check_boot(common: &Common, ui: &Ui, project: &Project) -> Result<()> {
     match report {
         Ok(report) if report.is_good() => bail!("an image with a wrong byte in its root passed the checks"),
         Ok(_) => {}
-        // The sound image was checked the same way a moment ago, so it is the byte that kept the card from answering.
         Err(error) => ui.notice(&format!("the card with the wrong byte could not be asked: {error:#}")),
+    }
+    // It must have failed for the byte, and for nothing else.
+    let console = bundle::folder(&common.root(), board).join("check-broken/console.log");
+    let said = fs::read(&console).with_context(|| format!("reading `{}`", console.display()))?;
+    let said = String::from_utf8_lossy(&said);
+    if !said.lines().any(|line| line.contains("device-mapper: verity:") && line.contains("is corrupted")) {
+        bail!("the kernel did not see the wrong byte: `{}`", console.display());
     }
     Ok(())
 }
@@ -129,7 +135,7 @@ fn compare_root(ui: &Ui, project: &Project) -> Result<Option<String>> {
     ui.notice("the root must be what mmdebstrap makes of its packages; takes some minutes");
     let comparison = oracle::run(project)?;
     for line in &comparison.wrong {
-        ui.notice(line);
+        ui.problem(line);
     }
     let Comparison { paths, declared, wrong, took } = comparison;
     if !wrong.is_empty() {

@@ -3,25 +3,10 @@
 //! `cargo test --package` builds with only the features that this package wants of its dependencies, which is
 //! most of them once more; what was built for the whole workspace is run here as it is.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
 use xshell::{Shell, cmd};
-
-/// A message of `cargo test --message-format json`, as far as it is wanted (Cargo Book, External Tools).
-#[derive(Deserialize)]
-struct Message {
-    #[serde(default)]
-    manifest_path: PathBuf,
-    profile: Option<Profile>,
-    executable: Option<PathBuf>,
-}
-
-#[derive(Deserialize)]
-struct Profile {
-    test: bool,
-}
 
 /// Builds the workspace's programs and tests, and runs the tests of the crates in `folders` with `arguments`,
 /// one after the other.
@@ -35,12 +20,11 @@ pub fn run(shell: &Shell, root: &Path, folders: &[&str], arguments: &[&str]) -> 
         let manifest = folder.join("Cargo.toml");
         let mut ran = 0;
         for line in messages.lines() {
-            let message: Message = serde_json::from_str(line).context("reading what cargo built")?;
-            let is_test = message.profile.is_some_and(|profile| profile.test);
-            let Some(program) = message.executable.filter(|_| is_test && message.manifest_path == manifest)
-            else {
-                continue;
-            };
+            // Cargo Book, External Tools, "JSON messages".
+            let built: serde_json::Value = serde_json::from_str(line).context("reading what cargo built")?;
+            let is_wanted =
+                built["profile"]["test"] == true && built["manifest_path"].as_str() == manifest.to_str();
+            let Some(program) = built["executable"].as_str().filter(|_| is_wanted) else { continue };
             // As cargo does: a test finds its files from its crate's folder.
             let _folder = shell.push_dir(&folder);
             cmd!(shell, "{program} {arguments...}").quiet().run()?;
