@@ -4,12 +4,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::config::Config;
 use crate::fetch::{Fetcher, Options};
 use crate::hash::Hash;
-use crate::hint::WithHint as _;
+use crate::hint::{self, WithHint as _};
 use crate::lock::{self, Difference, Lock, LockedComponent};
 use crate::recipes::{Request, Sources};
 use crate::rules;
@@ -141,7 +141,10 @@ pub fn origins(config: &Config, cache: &Path, terms: Terms) -> Origins {
     Origins::new(cache, &config.local, options(terms))
 }
 
-/// Resolves `components` anew and rewrites the lock; returns what changed.
+/// Resolves `components` anew and rewrites the lock with those that can be; returns what changed.
+///
+/// # Errors
+/// One error for all that can't be resolved.
 pub fn resolve(
     config: &Config,
     fetcher: &Fetcher,
@@ -154,19 +157,33 @@ pub fn resolve(
     let (packages, others): (Vec<_>, Vec<_>) = components
         .iter()
         .partition(|name| known(name).is_some_and(|component| component.source.kind() == "deb"));
+    let mut failures = Vec::new();
     if !packages.is_empty() {
         let names: Vec<_> = packages.into_iter().map(String::as_str).collect();
         let newer = lock::resolve(config, &names, fetcher, SystemTime::now());
-        let newer = newer.context("making the lock current")?;
-        lock.refuse_older(&newer)?;
-        lock.update(config, newer);
+        match newer.and_then(|newer| lock.refuse_older(&newer).map(|()| newer)) {
+            Ok(newer) => lock.update(config, newer),
+            Err(error) => failures.push(error),
+        }
     }
     for component in others.into_iter().filter_map(known) {
-        let content = origins.resolve(component);
-        let content = content.with_context(|| format!("resolving the component `{}`", component.name))?;
-        lock.update(config, Lock::with(component, content));
+        match origins.resolve(component) {
+            Ok(content) => lock.update(config, Lock::with(component, content)),
+            Err(error) => {
+                failures.push(error.context(format!("resolving the component `{}`", component.name)));
+            }
+        }
     }
     rules::enforce(config, lock)?;
-    lock.write(&lock_path(&config.root, &config.board.name))?;
-    Ok(before.differences(lock))
+    if *lock != before {
+        lock.write(&lock_path(&config.root, &config.board.name))?;
+    }
+    match failures.len() {
+        0 => Ok(before.differences(lock)),
+        1 => Err(failures.remove(0).context("making the lock current")),
+        count => {
+            let texts: Vec<_> = failures.iter().map(hint::report).collect();
+            bail!("{count} components can't be resolved\n\n{}", texts.join("\n\n"))
+        }
+    }
 }

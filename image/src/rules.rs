@@ -40,7 +40,6 @@ pub struct Part {
 /// A part that a rule does not take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    pub rule: String,
     pub part: Part,
     pub needed: Range,
     /// The parts for which the rule holds.
@@ -141,7 +140,7 @@ fn fitting<'a>(config: &'a Config, parts: &[Part]) -> Vec<(&'a String, &'a Rule)
 /// What of the parts no rule takes.
 pub fn violations(config: &Config, parts: &[Part]) -> Vec<Violation> {
     let mut found = Vec::new();
-    for (name, rule) in fitting(config, parts) {
+    for (_, rule) in fitting(config, parts) {
         let because: Vec<_> = rule
             .when
             .keys()
@@ -151,7 +150,6 @@ pub fn violations(config: &Config, parts: &[Part]) -> Vec<Violation> {
             let Some(needed) = rule.needs.get(part.name) else { continue };
             if !part.version.as_deref().is_some_and(|version| needed.contains(version)) {
                 found.push(Violation {
-                    rule: name.clone(),
                     part: part.clone(),
                     needed: needed.clone(),
                     because: because.join(", "),
@@ -160,27 +158,24 @@ pub fn violations(config: &Config, parts: &[Part]) -> Vec<Violation> {
             }
         }
     }
-    // Firmware that no rule knows could need anything.
-    let has_rule = |rule: &Rule| rule.when.contains_key("firmware");
-    if let Some(part) = parts.iter().find(|part| part.name == "firmware")
-        && !fitting(config, parts).into_iter().any(|(_, rule)| has_rule(rule))
-    {
-        let known: Vec<_> =
-            config.rules.rules.values().filter_map(|rule| rule.when.get("firmware")).collect();
-        if let Some(first) = known.first() {
-            found.push(Violation {
-                rule: "known firmware".into(),
-                part: part.clone(),
-                needed: (*first).clone(),
-                because: "any agent".into(),
-                reason: format!(
-                    "the rules know {}",
-                    known.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-                ),
-            });
-        }
-    }
+    found.extend(unknown_firmware(config, parts));
     found
+}
+
+/// Firmware for which no rule says how the agent is started could need anything.
+fn unknown_firmware(config: &Config, parts: &[Part]) -> Option<Violation> {
+    let part = parts.iter().find(|part| part.name == "firmware")?;
+    let of_firmware = |rule: &Rule| {
+        let range = rule.start.as_ref().and_then(|_| rule.when.get("firmware"));
+        range.map(ToString::to_string)
+    };
+    if fitting(config, parts).into_iter().any(|(_, rule)| of_firmware(rule).is_some()) {
+        return None;
+    }
+    let known: Vec<_> = config.rules.rules.values().filter_map(of_firmware).collect();
+    let reason = "no rule says how octep_cp_agent is started on it".to_owned();
+    let needed = Range { text: known.join(" or ") };
+    Some(Violation { part: part.clone(), needed, because: "any agent".into(), reason })
 }
 
 /// Fails with all that no rule takes.
@@ -201,15 +196,34 @@ pub fn start<'a>(config: &'a Config, parts: &[Part]) -> Option<&'a Start> {
     fitting(config, parts).into_iter().find_map(|(_, rule)| rule.start.as_ref())
 }
 
-/// The set whose versions and commits the parts have, as far as both know them.
-pub fn set<'a>(config: &'a Config, parts: &[Part]) -> Option<(&'a String, &'a Set)> {
-    let agrees = |set: &Set, part: &Part| {
-        set.parts.get(part.name).is_none_or(|version| part.version.as_ref() == Some(version))
-            && set.commits.get(part.name).is_none_or(|commit| part.pinned == *commit)
+/// What of the parts is not as it was in a set, for people.
+fn differences(set: &Set, parts: &[Part]) -> Vec<String> {
+    let differs = |part: &Part| {
+        let (version, commit) = (set.parts.get(part.name), set.commits.get(part.name));
+        let other_version = version.is_some_and(|version| part.version.as_ref() != Some(version));
+        let other_commit = commit.is_some_and(|commit| part.pinned != *commit);
+        if !other_version && !other_commit {
+            return None;
+        }
+        let of = |version: Option<&String>| version.cloned().unwrap_or_else(|| "no known version".into());
+        let mut text = format!("{} is {}", part.name, of(part.version.as_ref()));
+        if other_version {
+            text += &format!(", was {}", of(version));
+        }
+        if let Some(commit) = commit.filter(|_| other_commit) {
+            text += &format!(", from commit {commit}");
+        }
+        Some(text)
     };
-    // A set says something about firmware; a board without has none.
-    let has_firmware = parts.iter().any(|part| part.name == "firmware");
-    config.rules.sets.iter().find(|(_, set)| has_firmware && parts.iter().all(|part| agrees(set, part)))
+    parts.iter().filter_map(differs).collect()
+}
+
+/// The set that was run with this board's firmware, and what of the parts is otherwise.
+pub fn nearest<'a>(config: &'a Config, parts: &[Part]) -> Option<(&'a String, &'a Set, Vec<String>)> {
+    let firmware = version_of(parts, "firmware")?;
+    let of_firmware = |(_, set): &(&String, &Set)| set.parts.get("firmware").is_some_and(|of| of == firmware);
+    let (name, set) = config.rules.sets.iter().find(of_firmware)?;
+    Some((name, set, differences(set, parts)))
 }
 
 /// What a card is told of its parts: `/usr/lib/dpukit/versions.toml`.
@@ -239,7 +253,8 @@ pub fn table(config: &Config, lock: &Lock) -> String {
     let mut rows = vec![["part", "component", "version", "needed", "taken"].map(str::to_owned)];
     for part in &parts {
         let ranges = fitting.iter().filter_map(|(_, rule)| {
-            rule.needs.get(part.name).or_else(|| rule.when.get(part.name)).map(ToString::to_string)
+            let when = rule.start.as_ref().and_then(|_| rule.when.get(part.name));
+            rule.needs.get(part.name).or(when).map(ToString::to_string)
         });
         let mut ranges: Vec<_> = ranges.collect();
         ranges.dedup();
@@ -272,8 +287,12 @@ pub fn table(config: &Config, lock: &Lock) -> String {
         }
         None => {}
     }
-    match set(config, &parts) {
-        Some((name, set)) => text += &format!("these are the versions of {name}: {}\n", set.verified),
+    match nearest(config, &parts) {
+        Some((name, set, differences)) => {
+            text += &format!("run together by {} ({name})", set.verified);
+            text += if differences.is_empty() { ": just these\n" } else { ", but for:\n" };
+            text.extend(differences.iter().map(|difference| format!("  {difference}\n")));
+        }
         None if fitting.is_empty() => text += "no rule says anything of these parts\n",
         None => text += "nobody has said that these versions were run together\n",
     }

@@ -219,6 +219,8 @@ impl Git {
         for place in self.places(repository) {
             match ask(&place) {
                 Ok(answer) => return Ok(answer),
+                // git names the address itself where it can't get to it.
+                Err(error) if format!("{error:#}").contains(&place) => said.push(format!("{error:#}")),
                 Err(error) => said.push(format!("{place}: {error:#}")),
             }
         }

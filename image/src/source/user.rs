@@ -88,7 +88,11 @@ impl<'a> Brought<'a> {
     }
 
     fn get(&self) -> String {
-        format!("get {} from {}", self.component.description, self.source.get)
+        format!("get version {} from {}", self.version(), self.source.get)
+    }
+
+    fn version(&self) -> &str {
+        self.component.version.as_deref().unwrap_or("that fits")
     }
 
     /// How a person says which file it is.
@@ -132,11 +136,14 @@ impl<'a> Brought<'a> {
         let seen = archive::walk(given, &keep, &mut |path, way, item| search.visit(path, way, item))?;
         let shown = given.display();
         if seen == 0 && !given.is_dir() && search.found.is_empty() {
-            bail!("`{shown}` is no archive: it begins with `{}`", beginning(given)?);
+            match beginning(given)?.as_str() {
+                "" => bail!("`{shown}` is empty"),
+                head => bail!("`{shown}` is no archive: it begins with `{head}`"),
+            }
         }
         search.follow_links();
         search.result().map_err(|missing| {
-            anyhow!("`{shown}` does not have all of {} {version}:{missing}", self.component.name)
+            anyhow!("`{shown}` is not {} in version {version}:{missing}", self.component.description)
         })
     }
 }

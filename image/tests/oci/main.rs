@@ -1,6 +1,7 @@
 //! Container images out of registries: from `docker-registry`, a stand-in that the tests start, with images
 //! that they make. They need that program; without it they say so, and in CI they fail.
 
+mod door;
 mod registry;
 
 use std::fs;
@@ -8,12 +9,13 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use door::{Manner, StandInDoor, home_with_login};
 use dpukit_image::config::{Local, OciSource};
 use dpukit_image::fetch::Options;
 use dpukit_image::hash::Hash;
 use dpukit_image::hint::report;
 use dpukit_image::source::Origins;
-use registry::{Manner, StandInDoor, StandInRegistry, home_with_login, is_there};
+use registry::{StandInRegistry, is_there};
 use serde_json::Value;
 use tempfile::TempDir;
 
