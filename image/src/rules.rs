@@ -283,7 +283,7 @@ pub fn table(config: &Config, lock: &Lock) -> String {
     match start(config, &parts) {
         Some(Start::Arguments(arguments)) => text += &format!("octep_cp_agent is started with {arguments}\n"),
         Some(Start::Module(module)) => {
-            text += &format!("octep_cp_agent finds its devices through the module {module}\n")
+            text += &format!("octep_cp_agent finds its devices through the module {module}\n");
         }
         None => {}
     }

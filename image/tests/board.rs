@@ -48,7 +48,7 @@ fn board(at: &str) -> Config {
                 let name = git.url.rsplit('/').next().unwrap().to_owned();
                 git.url = format!("http://{at}/{name}");
             }
-            Source::Oci(oci) => oci.registry = at.to_owned(),
+            Source::Oci(oci) => at.clone_into(&mut oci.registry),
             _ => {}
         }
     }
@@ -349,7 +349,7 @@ fn with_own_lock(mut config: Config, folder: &Path) -> Config {
     let lock = "image/locks/cn106.toml";
     fs::create_dir_all(folder.join("image/locks")).unwrap();
     fs::copy(config.root.join(lock), folder.join(lock)).unwrap();
-    config.root = folder.to_owned();
+    folder.clone_into(&mut config.root);
     config
 }
 

@@ -97,7 +97,7 @@ fn repository(text: &str) -> Result<String, Wrong> {
 }
 
 fn branch(text: &str) -> Result<String, Wrong> {
-    let part = |part: &str| values::is_name(part) && !part.ends_with(".lock") && !part.contains("..");
+    let part = |part: &str| values::is_name(part) && !part.contains("..");
     if text.split('/').all(part) {
         return Ok(text.to_owned());
     }

@@ -45,12 +45,11 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
         let mut sums = String::new();
         for file in &files {
             let from = user::path(cache, &file.sha256);
-            match installed(source, file) {
-                Some(path) => copy(&from, &root.join(path), file)?,
-                None => {
-                    sums += &format!("{}  {}\n", file.sha256, file.file);
-                    copy(&from, &bundle.join(&file.file), file)?;
-                }
+            if let Some(path) = installed(source, file) {
+                copy(&from, &root.join(path), file)?;
+            } else {
+                sums += &format!("{}  {}\n", file.sha256, file.file);
+                copy(&from, &bundle.join(&file.file), file)?;
             }
         }
         fs::write(bundle.join("SHA256SUMS"), sums)?;

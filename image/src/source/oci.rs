@@ -86,7 +86,7 @@ impl<'a> Registry<'a> {
             (Some(digest), _) => format!("sha256:{digest}"),
             (None, tag) => tag.clone().unwrap_or_else(|| "latest".into()),
         };
-        self.from_places(|place| self.resolve_at(place, &reference))
+        self.ask(|place| self.resolve_at(place, &reference))
     }
 
     fn resolve_at(&self, place: &Place, reference: &str) -> Result<LockedOci> {
@@ -170,7 +170,7 @@ impl<'a> Registry<'a> {
     pub fn fetch(&self, locked: &LockedOci, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
         if !self.path(&locked.manifest.sha256).is_file() {
             let reference = format!("sha256:{}", locked.manifest.sha256);
-            let bytes = self.from_places(|place| self.manifest(place, &reference))?;
+            let bytes = self.ask(|place| self.manifest(place, &reference))?;
             self.keep(&locked.manifest, &bytes)?;
         }
         self.download(&locked.blobs, progress)
@@ -255,7 +255,7 @@ impl<'a> Registry<'a> {
             (None, tag) => tag.clone().unwrap_or_else(|| "latest".into()),
         };
         let accept = [INDEXES, MANIFESTS].concat().join(", ");
-        self.from_places(|place| place.get(&format!("manifests/{reference}"), &accept, patience).map(drop))
+        self.ask(|place| place.get(&format!("manifests/{reference}"), &accept, patience).map(drop))
     }
 
     /// The reference as people write it.
@@ -281,13 +281,13 @@ impl<'a> Registry<'a> {
         std::iter::once(Place::new(registry, repository)).chain(mirrors).collect()
     }
 
-    fn from_places<T>(&self, ask: impl Fn(&Place) -> Result<T>) -> Result<T> {
+    fn ask<T>(&self, question: impl Fn(&Place) -> Result<T>) -> Result<T> {
         if self.options.offline {
             bail!("offline, the image `{}` can't be asked for", self.reference());
         }
         let mut said = Vec::new();
         for place in self.places() {
-            match ask(&place) {
+            match question(&place) {
                 Ok(answer) => return Ok(answer),
                 Err(error) => said.push(format!("{}: {error:#}", place.host)),
             }

@@ -69,7 +69,8 @@ impl Files {
             }
         }
         let mut child = git.start(store, &["cat-file", "--batch"])?;
-        let objects: String = entries.iter().map(|entry| format!("{}\n", entry.object)).collect();
+        let objects: Vec<_> = entries.iter().map(|entry| entry.object.as_str()).collect();
+        let objects = objects.join("\n") + "\n";
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().context("git has no output")?);
         let added = std::thread::scope(|scope| {
             scope.spawn(move || stdin.map(|mut stdin| stdin.write_all(objects.as_bytes())));

@@ -81,8 +81,8 @@ impl Place {
     }
 
     fn token<B>(&self, agent: &Agent, answer: &Response<B>) -> Result<Option<String>> {
-        let headers = answer.headers().get_all("WWW-Authenticate").iter();
-        let wants = headers.filter_map(|header| wants(header.to_str().ok()?)).next();
+        let mut headers = answer.headers().get_all("WWW-Authenticate").iter();
+        let wants = headers.find_map(|header| wants(header.to_str().ok()?));
         let wants = wants.context("it wants a login of a kind that is not known here")?;
         let credential = credential(&self.host);
         let basic = match &credential {
@@ -96,22 +96,21 @@ impl Place {
         };
         let scope = format!("repository:{}:pull", self.repository);
         let service = service.unwrap_or_default();
-        let mut answer = match &credential {
+        let mut answer = if let Some(DockerCredential::IdentityToken(token)) = &credential {
             // A token that stands for a login is exchanged (distribution, auth/oauth.md).
-            Some(DockerCredential::IdentityToken(token)) => agent.post(&realm).send_form([
+            agent.post(&realm).send_form([
                 ("grant_type", "refresh_token"),
                 ("client_id", "dpukit"),
                 ("service", &service),
                 ("scope", &scope),
                 ("refresh_token", token),
-            ])?,
-            _ => {
-                let mut request = agent.get(&realm).query("service", &service).query("scope", &scope);
-                if let Some(basic) = &basic {
-                    request = request.header("Authorization", basic);
-                }
-                request.call()?
+            ])?
+        } else {
+            let mut request = agent.get(&realm).query("service", &service).query("scope", &scope);
+            if let Some(basic) = &basic {
+                request = request.header("Authorization", basic);
             }
+            request.call()?
         };
         if answer.status() != 200 {
             let who = if credential.is_some() { "the login that is kept" } else { "no login" };
