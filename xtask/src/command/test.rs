@@ -1,6 +1,7 @@
 //! `test`: all checks, including a boot of the image.
 
 mod builds;
+mod commands;
 mod deb;
 mod pods;
 mod programs;

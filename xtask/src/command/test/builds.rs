@@ -43,7 +43,9 @@ pub fn run(ui: &Ui, project: &Project) -> Result<()> {
     place.two_at_once()?;
     ui.notice("why a step would be built anew, and a root that does not fit");
     place.change_is_named()?;
-    place.root_is_too_large()
+    place.root_is_too_large()?;
+    ui.notice("the other commands");
+    super::commands::run(&place)
 }
 
 /// Builds every step a second time, in another place, and compares; the kernel only if asked for.
@@ -60,7 +62,8 @@ pub fn repeat(ui: &Ui, project: &Project, with_kernel: bool) -> Result<()> {
     Ok(())
 }
 
-struct Place<'a> {
+/// A copy of the checkout, and a cache of its own.
+pub struct Place<'a> {
     project: &'a Project,
     recipes: LastBuild,
     /// The steps that are built here.
@@ -99,13 +102,12 @@ impl<'a> Place<'a> {
     }
 
     /// The program with these words, on the copy.
-    fn program(&self, words: &[&str]) -> Result<Command> {
+    pub fn program(&self, words: &[&str]) -> Result<Command> {
         Ok(self.with_arguments(Command::new(std::env::current_exe()?), words))
     }
 
     fn with_arguments(&self, mut command: Command, words: &[&str]) -> Command {
-        let board = &self.project.sources.config.board.name;
-        command.args(words).args(["--offline", "--message-format", "json", "--board", board]);
+        command.args(words).args(["--offline", "--message-format", "json", "--board", self.board()]);
         command.arg("--root").arg(&self.root).env("DPUKIT_CACHE", &self.cache);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -119,15 +121,35 @@ impl<'a> Place<'a> {
         Ok(self.with_arguments(command, &["image"]))
     }
 
+    /// The copy of the checkout.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The name of the board that is built.
+    pub fn board(&self) -> &str {
+        &self.project.sources.config.board.name
+    }
+
+    /// The copy's own store.
+    pub fn store(&self) -> Result<Store> {
+        Store::open(&self.cache)
+    }
+
+    /// The name of a step's entry.
+    pub fn entry(&self, step: &str) -> String {
+        self.recipes[step].entry()
+    }
+
     /// Forgets what was built anew.
     fn forget(&self) -> Result<()> {
-        let store = Store::open(&self.cache)?;
+        let store = self.store()?;
         self.anew.iter().try_for_each(|step| store.remove(&self.recipes[step].entry()))
     }
 
     /// What was built must be, to the byte, what the user's own checkout and cache made.
-    fn is_the_same(&self) -> Result<()> {
-        let store = Store::open(&self.cache)?;
+    pub fn is_the_same(&self) -> Result<()> {
+        let store = self.store()?;
         for step in &self.anew {
             let entry = self.recipes[step].entry();
             let (ours, theirs) = (store.meta(&entry)?.content, self.project.store.meta(&entry)?.content);
@@ -239,14 +261,15 @@ impl<'a> Place<'a> {
     }
 }
 
-fn succeed(command: Result<Command>) -> Result<Output> {
+/// A program must end well.
+pub fn succeed(command: Result<Command>) -> Result<Output> {
     let output = command?.output().context("starting a build")?;
     ensure!(output.status.success(), "a build failed:\n{}", String::from_utf8_lossy(&output.stderr));
     Ok(output)
 }
 
 /// The build must fail, and its error must hold `words`.
-fn fail(command: Result<Command>, words: &[&str]) -> Result<()> {
+pub fn fail(command: Result<Command>, words: &[&str]) -> Result<()> {
     let output = command?.output().context("starting a build")?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(
