@@ -33,6 +33,7 @@ pub use disk::copy_sparse;
 pub use firmware::FIRMWARE;
 pub use host::{DEB, deb_name};
 pub use kernel::{CONFIG as KERNEL_CONFIG, KERNEL, source_step as kernel_source};
+pub use octep::OCTEP;
 pub use root::{ROOT, SYSTEM};
 
 /// The step whose result is the flashable image.

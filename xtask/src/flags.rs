@@ -144,6 +144,8 @@ pub enum Part {
     Pods,
     /// Whole builds that are killed, run twice at once, have no root, a full disk, a read-only cache.
     Builds,
+    /// The parts of boards of metal, from stand-ins for their makers' sources.
+    Metal,
     /// Every step a second time: the same bytes. Runs only if it is named, or with `--long`.
     Repeat,
     /// The root against what mmdebstrap makes of the same packages.

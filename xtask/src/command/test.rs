@@ -3,6 +3,7 @@
 mod builds;
 mod commands;
 mod deb;
+mod metal;
 mod pods;
 mod programs;
 
@@ -32,12 +33,15 @@ pub fn run(common: &Common, flags: &Test) -> Result<ExitCode> {
     if wants(Part::Deb) {
         left_out.extend(deb::run(common, &ui)?);
     }
-    if [Part::Builds, Part::Repeat, Part::Boot, Part::Pods, Part::Root].into_iter().any(wants) {
+    if [Part::Builds, Part::Metal, Part::Repeat, Part::Boot, Part::Pods, Part::Root].into_iter().any(wants) {
         ui.notice("image");
         super::image::run(common, &Image::default())?;
         let project = common.open(&ui, &Image::default())?;
         if wants(Part::Builds) {
             builds::run(&ui, &project)?;
+        }
+        if wants(Part::Metal) {
+            metal::run(common, &ui, &project)?;
         }
         // Most of a cold build once more: only for who asks.
         if flags.only == Some(Part::Repeat) || flags.long {
