@@ -11,8 +11,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dpukit_image::config::{Config, Local};
 use dpukit_image::load;
 use dpukit_image::project::{Project, Terms, lock_path};
-use dpukit_image::recipes::{self, KERNEL_CONFIG, OCTEP, Request};
+use dpukit_image::recipes::{self, FIRMWARE, IMAGE, KERNEL_CONFIG, OCTEP, ROOT, Request};
 use dpukit_image::store::cache_folder;
+use xshell::{Shell, cmd};
 
 use crate::flags::Common;
 use crate::ui::Ui;
@@ -53,8 +54,49 @@ pub fn run(common: &Common, ui: &Ui, virt: &Project) -> Result<()> {
         }
     }
     ui.notice("octep_cp_agent is built for the card; every option of the kernel took over the vendor's");
+    drop(graph);
+    whole_image(common, ui, virt, project)
+}
+
+/// The whole image, on the kernel of `virt`: the card's own takes an hour of compilers.
+fn whole_image(common: &Common, ui: &Ui, virt: &Project, mut project: Project) -> Result<()> {
+    let board = &mut project.sources.config.board;
+    board.kernel = virt.sources.config.board.kernel.clone();
+    let source = &virt.sources.config.board.kernel.source;
+    let locked = virt.sources.lock.components.get(source).context("the lock has no source of the kernel")?;
+    project.sources.lock.components.insert(source.clone(), locked.clone());
+    let graph = recipes::graph(&project.sources)?;
+    graph.build(&project.store, &[IMAGE], common.jobs(), ui)?;
+    let out = |step: &str| project.store.out(&graph.recipe(step).entry());
+    ensure!(out(IMAGE).starts_with(project.store.cache().join("private")), "the image could be shared");
+    let shell = Shell::new()?;
+    let root = out(ROOT).join("root.tar");
+    let listed = cmd!(shell, "tar --list --file {root}").quiet().read()?;
+    for path in IN_ROOT {
+        ensure!(
+            listed.lines().any(|line| line.trim_start_matches("./") == path),
+            "`/{path}` is not in the root"
+        );
+    }
+    let versions =
+        cmd!(shell, "tar --extract --to-stdout --file {root} usr/lib/dpukit/versions.toml").quiet();
+    let versions = versions.read()?;
+    for line in ["firmware = \"12.25.01\"", "octep-agent = \"25.03.0\"", "--dpi_dev {dpi} --pem_dev {pem}"] {
+        ensure!(versions.contains(line), "`versions.toml` of the root lacks `{line}`:\n{versions}");
+    }
+    let sums = fs::read_to_string(out(FIRMWARE).join("bundle/SHA256SUMS"))?;
+    ensure!(sums.lines().count() == 2, "both files of the firmware are not in the bundle:\n{sums}");
+    ui.notice("the whole image has the agent, the microcode, and what they go with");
     Ok(())
 }
+
+/// What the parts of metal bring into the card's root.
+const IN_ROOT: [&str; 4] = [
+    "usr/bin/octep_cp_agent",
+    "usr/lib/dpukit/octep/cn106xx.cfg",
+    "usr/lib/dpukit/versions.toml",
+    "usr/lib/firmware/mrvl/ae.out",
+];
 
 /// What is known of the vendor's configuration, and an option that nothing else sets: it shows that the file
 /// was laid over.
