@@ -51,12 +51,22 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Opens the way to the kernel; needs a runtime.
+    /// Opens the way to the kernel.
+    ///
+    /// It has a thread of its own: the kernel makes whoever asks for a change wait for all who changed interfaces
+    /// before, which for some takes it tens of milliseconds, and other calls are to go on meanwhile.
     pub fn connect() -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let runtime = runtime.context("starting the runtime for netlink")?;
         // Strict: the kernel then filters by protocol, and a table of thousands of routes is not told.
-        let (connection, handle, _) =
-            rtnetlink::new_connection_with_strict_check().context("opening a netlink socket")?;
-        tokio::spawn(connection);
+        let opened = {
+            let _inside = runtime.enter();
+            rtnetlink::new_connection_with_strict_check()
+        };
+        let (connection, handle, _) = opened.context("opening a netlink socket")?;
+        // It ends when the handle is gone.
+        let thread = std::thread::Builder::new().name("netlink".into());
+        thread.spawn(move || runtime.block_on(connection)).context("starting a thread for netlink")?;
         Ok(Self { handle, telling: Mutex::new(()) })
     }
 
