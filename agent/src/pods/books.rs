@@ -50,6 +50,7 @@ impl From<Refusal> for Failure {
 pub struct Books {
     card: Arc<Card>,
     vf: PciId,
+    finder: vfs::Finder,
     network: Arc<dyn Network>,
     store: Store,
     metrics: Arc<Metrics>,
@@ -127,6 +128,7 @@ impl Books {
         Ok(Self {
             card,
             vf,
+            finder: vfs::Finder::default(),
             network,
             store,
             metrics,
@@ -145,7 +147,7 @@ impl Books {
             return Err(Failure::Later(anyhow!("the agent has just started and does not know all pods yet")));
         }
         let _pod = self.lock_container(&wish.key.container, deadline).await?;
-        let vf = vfs::find(&self.card, self.vf, wish.host)?;
+        let vf = self.finder.find(&self.card, self.vf, wish.host)?;
         let own = self.record(&wish.key);
         let mut turns = vec![turn_of(&vf.address)];
         turns.extend(own.as_ref().map(|own| turn_of(&own.attachment.vf.address)));
@@ -310,7 +312,7 @@ impl Books {
         {
             return Err(Failure::Never(anyhow!("`{}` does not have the address {address}", check.key)));
         }
-        let vf = vfs::find(&self.card, self.vf, record.host)?;
+        let vf = self.finder.find(&self.card, self.vf, record.host)?;
         if vf.address != record.attachment.vf.address {
             let (is, was) = (vf.address, record.attachment.vf.address);
             return Err(Failure::Never(anyhow!(
@@ -366,7 +368,7 @@ impl Books {
         let mut records: Vec<_> = self.all().into_iter().filter(ours).collect();
         records.sort_by_key(|record| record.since);
         for mut record in records {
-            let vf = vfs::find(&self.card, self.vf, record.host).unwrap_or_else(|refusal| {
+            let vf = self.finder.find(&self.card, self.vf, record.host).unwrap_or_else(|refusal| {
                 let (Refusal::Later(reason) | Refusal::Never(reason)) = refusal;
                 tracing::warn!(attachment = %record.key(), "its VF is not there: {reason:#}");
                 Vf { interface: String::new(), ..record.attachment.vf.clone() }

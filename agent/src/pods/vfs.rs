@@ -10,10 +10,12 @@
 //! Where no PF is to be seen, as in a virtual machine that was given VFs alone, the order of addresses is all
 //! there is: the host's VF n on PF p of P is the entry P * n + p + 1, as older agents have it.
 //!
-//! Names of interfaces change, and so do addresses with the firmware: nothing of this is kept.
+//! Names of interfaces change, and so do addresses with the firmware: nothing of this is kept on the disk, and in
+//! memory only which device it is, for as long as the bus has the same addresses ([`Finder`]).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, anyhow};
 use dpu_plan::PciId;
@@ -47,17 +49,51 @@ impl fmt::Display for HostVf {
 /// [`Refusal::Later`] where a driver may be on its way, or sysfs can't be read; [`Refusal::Never`] where there is
 /// no such VF, or a program has it.
 pub fn find(card: &Card, id: PciId, host: HostVf) -> Result<Vf, Refusal> {
-    let device = device(card, id, host)?;
-    let link = find_link(card).ok();
-    if link.is_some_and(|link| link == device) {
-        return Err(Refusal::Never(anyhow!(
-            "{host} would be `{}`, which is the link to the host",
-            device.address
-        )));
+    Finder::default().find(card, id, host)
+}
+
+/// Finds as [`find`] does, and remembers the device while no other comes or goes: to read the ids of all takes
+/// longer than what is then done with the VF.
+#[derive(Default)]
+pub struct Finder {
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// What the bus had.
+    addresses: Vec<String>,
+    devices: BTreeMap<HostVf, Device>,
+}
+
+impl Finder {
+    /// As the function [`find`], with VFs of one id.
+    pub fn find(&self, card: &Card, id: PciId, host: HostVf) -> Result<Vf, Refusal> {
+        let device = self.device(card, id, host)?;
+        match device.interface(&card.tree).map_err(Refusal::Later)? {
+            Some(interface) => Ok(Vf { address: device.address, interface }),
+            None => Err(without_interface(card, host, &device)),
+        }
     }
-    match device.interface(&card.tree).map_err(Refusal::Later)? {
-        Some(interface) => Ok(Vf { address: device.address, interface }),
-        None => Err(without_interface(card, host, &device)),
+
+    fn device(&self, card: &Card, id: PciId, host: HostVf) -> Result<Device, Refusal> {
+        let addresses = card.tree.names(pci::DEVICES).map_err(Refusal::Later)?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.addresses != addresses {
+            *known = Known { addresses, devices: BTreeMap::new() };
+        }
+        if let Some(device) = known.devices.get(&host) {
+            return Ok(device.clone());
+        }
+        let device = device(card, id, host)?;
+        if find_link(card).is_ok_and(|link| link == device) {
+            return Err(Refusal::Never(anyhow!(
+                "{host} would be `{}`, which is the link to the host",
+                device.address
+            )));
+        }
+        known.devices.insert(host, device.clone());
+        Ok(device)
     }
 }
 
@@ -279,6 +315,25 @@ mod tests {
         let mut fake = virt();
         fake.plan.link.index = 1;
         assert!(found(&fake, IGB, host(0)).unwrap_err().contains("which is the link to the host"));
+    }
+
+    #[test]
+    fn what_a_finder_remembers_ends_with_a_device_that_comes_or_goes() {
+        let fake = virt();
+        let finder = Finder::default();
+        let found = |host| {
+            let vf = finder.find(&fake.card(), IGB, host).ok()?;
+            Some(format!("{} {}", vf.address, vf.interface))
+        };
+        let first = || found(HostVf { pf: 0, pfs: 2, vf: 0 });
+        assert_eq!((first().unwrap(), found(host(9))), ("0000:01:10.2 eth2".to_owned(), None));
+        fake.rename("0000:01:10.2", "eth2", "enp1s0v1");
+        assert_eq!(first().unwrap(), "0000:01:10.2 enp1s0v1", "names are never remembered");
+        // A second PF: the host's first VF of its second is its own now, and no longer in turn.
+        let second = || found(HostVf { pf: 1, pfs: 2, vf: 0 });
+        assert_eq!(second().unwrap(), "0000:01:10.4 eth3");
+        fake.second_pf("0000:81:00.0", IGB, 2);
+        assert_eq!(second().unwrap(), "0000:81:10.1 second1");
     }
 
     #[test]
