@@ -21,6 +21,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::time::timeout_at;
+use tokio::{join, try_join};
 
 use super::network::{Attachment, End, Made, Network, Refusal};
 use super::request::Key;
@@ -81,21 +82,25 @@ impl Routed {
         Ok((ends, Kept { reserved: true }))
     }
 
-    /// Makes all that the kernel is to have of an attachment, whatever of it is there.
-    async fn connect(&self, attachment: &Attachment, ends: &[End]) -> Result<()> {
-        let name = &attachment.vf.interface;
-        let mac = octets(&attachment.mac)?;
-        let link =
-            self.kernel.link(name).await?.with_context(|| format!("there is no interface `{name}`"))?;
-        sysctl::set_up(name)?;
+    /// Makes a VF's interface ready for pods, whatever of it is; gives its number.
+    async fn prepare(&self, interface: &str) -> Result<u32> {
+        let link = self.kernel.link(interface).await?;
+        let link = link.with_context(|| format!("there is no interface `{interface}`"))?;
+        let told = interface.to_owned();
+        tokio::task::spawn_blocking(move || sysctl::set_up(&told)).await.context("setting sysctls")??;
         if !link.up {
             self.kernel.bring_up(link.index).await?;
         }
+        Ok(link.index)
+    }
+
+    /// Leads all of a pod's addresses to an interface, wherever they lead.
+    async fn lead(&self, attachment: &Attachment, interface: u32, ends: &[End]) -> Result<()> {
+        let (kernel, mac) = (&self.kernel, octets(&attachment.mac)?);
         for end in ends {
-            let pod = At { interface: link.index, address: end.address };
-            self.kernel.add_gateway(At { interface: link.index, address: self.gateway(end) }).await?;
-            self.kernel.add_neighbour(pod, mac).await?;
-            self.kernel.add_route(pod).await?;
+            let pod = At { interface, address: end.address };
+            let gateway = At { interface, address: self.gateway(end) };
+            try_join!(kernel.add_gateway(gateway), kernel.add_neighbour(pod, mac), kernel.add_route(pod))?;
         }
         Ok(())
     }
@@ -138,7 +143,11 @@ impl Routed {
         }
         for (attachment, made) in known.iter().filter(|(attachment, _)| !attachment.vf.interface.is_empty()) {
             // One that can't be mended is no reason to leave the others.
-            if let Err(error) = self.connect(attachment, &made.ends).await {
+            let connected = async {
+                let interface = self.prepare(&attachment.vf.interface).await?;
+                self.lead(attachment, interface, &made.ends).await
+            };
+            if let Err(error) = connected.await {
                 tracing::error!(attachment = %key(attachment), "restoring its network: {error:#}");
             }
         }
@@ -204,9 +213,14 @@ impl Network for Routed {
     }
 
     async fn add(&self, attachment: &Attachment, deadline: Instant) -> Result<Made, Refusal> {
-        let (mut ends, kept) = self.addresses(attachment, deadline).await?;
+        let prepare = within(deadline, self.prepare(&attachment.vf.interface));
+        let (addresses, prepared) = join!(self.addresses(attachment, deadline), prepare);
+        let (mut ends, kept) = addresses?;
         let reserved = kept.reserved;
-        let connected = within(deadline, self.connect(attachment, &ends)).await;
+        let connected = match prepared {
+            Ok(interface) => within(deadline, self.lead(attachment, interface, &ends)).await,
+            Err(error) => Err(error),
+        };
         let kept = serde_json::to_value(kept).context("noting what was made");
         match connected.and(kept) {
             Ok(kept) => {
@@ -234,14 +248,18 @@ impl Network for Routed {
         made: Option<&Made>,
         deadline: Instant,
     ) -> Result<(), Refusal> {
-        // Both are tried, whatever becomes of the first.
-        let disconnected = within(deadline, self.disconnect(&attachment.vf.interface)).await;
         let reserved = made.map_or(attachment.given.is_empty(), |made| kept(made).reserved);
-        let given = if reserved && self.ipam.has_subnets() {
-            self.ipam.del(&key(attachment), deadline).await
-        } else {
-            Ok(())
+        let give_back = async {
+            if reserved && self.ipam.has_subnets() {
+                self.ipam.del(&key(attachment), deadline).await
+            } else {
+                Ok(())
+            }
         };
+        // An address may be another pod's before its route is gone here: then that leads to the other's VF, and
+        // what is deleted is the one through this.
+        let disconnect = within(deadline, self.disconnect(&attachment.vf.interface));
+        let (disconnected, given) = join!(disconnect, give_back);
         disconnected.and(given).map_err(Refusal::Later)
     }
 

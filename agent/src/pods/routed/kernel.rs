@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context as _, Result};
 use rtnetlink::packet_route::AddressFamily;
@@ -45,34 +46,32 @@ pub struct Link {
 
 /// The kernel's tables, of the network namespace in which this was made.
 pub struct Kernel {
-    handle: Handle,
-    /// Held while a table is told: the kernel tells one at a time on a socket, and is busy for others.
+    handles: Vec<Handle>,
+    /// Whose turn it is.
+    next: AtomicUsize,
+    /// Held while a table is told, by the first way: the kernel tells one at a time on a socket, and is busy for
+    /// others.
     telling: Mutex<()>,
 }
 
+/// How many ways to the kernel there are: the kernel makes whoever asks for a change wait for all who changed
+/// interfaces before, which for some takes it tens of milliseconds, and other calls are to go on meanwhile.
+const WAYS: usize = 4;
+
 impl Kernel {
-    /// Opens the way to the kernel.
-    ///
-    /// It has a thread of its own: the kernel makes whoever asks for a change wait for all who changed interfaces
-    /// before, which for some takes it tens of milliseconds, and other calls are to go on meanwhile.
+    /// Opens the ways to the kernel.
     pub fn connect() -> Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
-        let runtime = runtime.context("starting the runtime for netlink")?;
-        // Strict: the kernel then filters by protocol, and a table of thousands of routes is not told.
-        let opened = {
-            let _inside = runtime.enter();
-            rtnetlink::new_connection_with_strict_check()
-        };
-        let (connection, handle, _) = opened.context("opening a netlink socket")?;
-        // It ends when the handle is gone.
-        let thread = std::thread::Builder::new().name("netlink".into());
-        thread.spawn(move || runtime.block_on(connection)).context("starting a thread for netlink")?;
-        Ok(Self { handle, telling: Mutex::new(()) })
+        let handles = (0..WAYS).map(|_| open()).collect::<Result<_>>()?;
+        Ok(Self { handles, next: AtomicUsize::new(0), telling: Mutex::new(()) })
+    }
+
+    fn handle(&self) -> &Handle {
+        &self.handles[self.next.fetch_add(1, Ordering::Relaxed) % WAYS]
     }
 
     /// The interface of this name.
     pub async fn link(&self, name: &str) -> Result<Option<Link>> {
-        let asked = self.handle.link().get().match_name(name.to_owned()).execute();
+        let asked = self.handle().link().get().match_name(name.to_owned()).execute();
         match first(asked).await {
             Ok(found) => Ok(found.map(|message| Link {
                 index: message.header.index,
@@ -86,13 +85,13 @@ impl Kernel {
     /// Brings an interface up.
     pub async fn bring_up(&self, index: u32) -> Result<()> {
         let order = LinkUnspec::new_with_index(index).up().build();
-        done(self.handle.link().set(order).execute().await)
+        done(self.handle().link().set(order).execute().await)
             .with_context(|| format!("bringing up interface {index}"))
     }
 
     /// Lets an interface answer for a gateway's address, which the kernel is not to look for elsewhere first.
     pub async fn add_gateway(&self, at: At) -> Result<()> {
-        let mut order = self.handle.address().add(at.interface, at.address, bits(at.address)).replace();
+        let mut order = self.handle().address().add(at.interface, at.address, bits(at.address)).replace();
         let message = order.message_mut();
         // Of the link alone: never a source towards others.
         message.header.scope = AddressScope::Link;
@@ -111,20 +110,21 @@ impl Kernel {
         message.header.prefix_len = bits(at.address);
         message.header.index = at.interface;
         message.attributes.push(AddressAttribute::Local(at.address));
-        unless_gone(self.handle.address().del(message).execute().await)
+        unless_gone(self.handle().address().del(message).execute().await)
             .with_context(|| format!("deleting the gateway {at:?}"))
     }
 
     /// The gateways' addresses that are ours.
     pub async fn gateways(&self) -> Result<Vec<At>> {
         let _telling = self.telling.lock().await;
-        let all = all(self.handle.address().get().execute()).await.context("listing the addresses")?;
+        let all = all(self.handles[0].address().get().execute()).await.context("listing the addresses")?;
         Ok(all.iter().filter_map(gateway).collect())
     }
 
     /// Says which hardware address a pod has, so that it is never asked for.
     pub async fn add_neighbour(&self, at: At, mac: [u8; 6]) -> Result<()> {
-        let order = self.handle.neighbours().add(at.interface, at.address).link_layer_address(&mac).replace();
+        let order =
+            self.handle().neighbours().add(at.interface, at.address).link_layer_address(&mac).replace();
         done(order.execute().await).with_context(|| format!("adding the neighbour {at:?}"))
     }
 
@@ -137,19 +137,19 @@ impl Kernel {
             IpAddr::V4(ip) => NeighbourAddress::Inet(ip),
             IpAddr::V6(ip) => NeighbourAddress::Inet6(ip),
         }));
-        unless_gone(self.handle.neighbours().del(message).execute().await)
+        unless_gone(self.handle().neighbours().del(message).execute().await)
             .with_context(|| format!("deleting the neighbour {at:?}"))
     }
 
     /// Leads a pod's address to an interface, from wherever it led before.
     pub async fn add_route(&self, at: At) -> Result<()> {
-        done(self.handle.route().add(route_to(at)).replace().execute().await)
+        done(self.handle().route().add(route_to(at)).replace().execute().await)
             .with_context(|| format!("adding the route {at:?}"))
     }
 
     /// Deletes the route to a pod's address through this interface; it may be gone, or lead elsewhere.
     pub async fn del_route(&self, at: At) -> Result<()> {
-        unless_gone(self.handle.route().del(route_to(at)).execute().await)
+        unless_gone(self.handle().route().del(route_to(at)).execute().await)
             .with_context(|| format!("deleting the route {at:?}"))
     }
 
@@ -161,11 +161,27 @@ impl Kernel {
             let mut ask = RouteMessage::default();
             ask.header.address_family = family;
             ask.header.protocol = RouteProtocol::Other(OURS);
-            let all = all(self.handle.route().get(ask).execute()).await.context("listing the routes")?;
+            let all = all(self.handles[0].route().get(ask).execute()).await.context("listing the routes")?;
             found.extend(all.iter().filter_map(route));
         }
         Ok(found)
     }
+}
+
+/// Opens a way to the kernel, with a thread of its own.
+fn open() -> Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let runtime = runtime.context("starting the runtime for netlink")?;
+    // Strict: the kernel then filters by protocol, and a table of thousands of routes is not told.
+    let opened = {
+        let _inside = runtime.enter();
+        rtnetlink::new_connection_with_strict_check()
+    };
+    let (connection, handle, _) = opened.context("opening a netlink socket")?;
+    // It ends when the handle is gone.
+    let thread = std::thread::Builder::new().name("netlink".into());
+    thread.spawn(move || runtime.block_on(connection)).context("starting a thread for netlink")?;
+    Ok(handle)
 }
 
 const ENODEV: i32 = 19;

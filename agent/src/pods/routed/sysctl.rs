@@ -72,6 +72,11 @@ fn forwards(name: &str) -> Result<bool> {
 
 fn set(name: &str, value: &str) -> Result<()> {
     let path = path(name);
+    // To write some of these, even what they are, is to try again and again until nobody changes an interface
+    // (`addrconf_sysctl_forward` in the kernel's `net/ipv6/addrconf.c`).
+    if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+        return Ok(());
+    }
     // Not made where it is missing: a misspelt name must not pass.
     let written = fs::OpenOptions::new().write(true).open(&path);
     let written = written.and_then(|mut file| std::io::Write::write_all(&mut file, value.as_bytes()));
