@@ -18,12 +18,20 @@ use crate::measure::{children_cpu, peak, process_cpu, resident};
 use crate::reference::Reference;
 use crate::table::{self, Row, percentile};
 
-const VFS: u32 = 64;
+const VFS: usize = 64;
 const AT_ONCE: usize = 32;
+/// What a table's line before it has of the kernel's.
+const MOVE: &str = "  of it: the kernel moves VFs in";
 
 /// Measures everything, and prints it.
 pub fn run(runs: usize) {
-    let mut stage = Stage::of(Shape { pfs: 1, vfs: VFS, bridged: false, ipv6: false, secure: true });
+    let mut stage = Stage::of(Shape {
+        pfs: 1,
+        vfs: u32::try_from(VFS).unwrap(),
+        bridged: false,
+        ipv6: false,
+        secure: true,
+    });
     stage.config["logLevel"] = json!("info");
     let books = tempfile::tempdir().unwrap();
     let bench = Bench { stage, reference: Reference::new(books.path()) };
@@ -31,38 +39,41 @@ pub fn run(runs: usize) {
 
     let version = bench.version(runs);
     let (add, del) = bench.one_by_one(runs);
-    let (at_once, _) = bench.at_once(AT_ONCE, runs.div_ceil(AT_ONCE).max(4));
-    let (_, all) = bench.at_once(VFS as usize, runs.div_ceil(VFS as usize).max(5));
+    let (moved, _) = bench.moves(1, runs);
+    let (thirty_two, sixty_four) = (runs.div_ceil(AT_ONCE).max(4), runs.div_ceil(VFS).max(5));
+    let (at_once, _) = bench.at_once(AT_ONCE, thirty_two);
+    let (moved_at_once, _) = bench.moves(AT_ONCE, thirty_two);
+    let (_, all) = bench.at_once(VFS, sixty_four);
+    let (_, all_moved) = bench.moves(VFS, sixty_four);
     let rows = [
         ("VERSION", version),
         ("ADD, one after the other", add),
-        ("  of it: the kernel moves a VF in", bench.moves(runs)),
+        (MOVE, moved),
         ("DEL, one after the other", del),
         ("ADD, 32 at once, each", at_once),
+        (MOVE, moved_at_once),
         ("64 ADDs at once, until the last", all),
+        (MOVE, all_moved),
     ];
     println!("{}", table::text(&rows));
-    println!("{}", without_the_move(&rows));
+    println!("what is ours of the medians, without the kernel's move:");
+    for pair in rows.windows(2).filter(|pair| pair[1].0 == MOVE) {
+        println!("{}", without_the_move(&pair[0], &pair[1].1));
+    }
     bench.sizes(idle);
     bench.processor_time(runs);
     let strays = driver::strays(&bench.stage.vfs);
     assert!(strays.is_empty(), "{strays:?}");
 }
 
-/// What is left of an ADD without the kernel's part. To move an interface between namespaces, the kernel waits
-/// until no processor looks at its old place any more (`rcu_barrier` in `__dev_change_net_namespace`), and lets
-/// nobody else change an interface meanwhile: every plugin that hands over a VF waits for it, and `ptp`, which
-/// makes its interface where it is to be, does not.
-fn without_the_move(rows: &[(&str, Row)]) -> String {
-    let row = |start: &str| &rows.iter().find(|(name, _)| name.trim_start().starts_with(start)).unwrap().1;
-    let (add, moved) = (row("ADD, one"), percentile(&row("of it: the kernel").ours, 50));
-    let rest = percentile(&add.ours, 50) - moved;
-    let ratio = rest / percentile(&add.reference, 50);
-    let least = moved * f64::from(VFS);
-    format!(
-        "an ADD without what the kernel takes to move a VF: {rest:.2} ms, {ratio:.2} x of ptp; \
-         {VFS} such moves, which it makes one after the other: {least:.0} ms"
-    )
+/// What is left without the kernel's part. To move an interface between namespaces, the kernel waits until no
+/// processor looks at its old place any more (`rcu_barrier` in `__dev_change_net_namespace`), and lets nobody else
+/// change an interface meanwhile: every plugin that hands over a VF waits for it, and `ptp`, which makes its
+/// interface where it is to be, does not.
+fn without_the_move((name, whole): &(&str, Row), moved: &Row) -> String {
+    let rest = percentile(&whole.ours, 50) - percentile(&moved.ours, 50);
+    let ratio = rest / percentile(&whole.reference, 50);
+    format!("  {name}: {rest:.2} ms, {ratio:.2} x of ptp")
 }
 
 struct Bench {
@@ -106,27 +117,49 @@ impl Bench {
         (add, del)
     }
 
-    /// What the kernel takes to move an interface into a pod's namespace, whoever asks for it.
-    fn moves(&self, runs: usize) -> Row {
-        const POD: &str = "moves";
-        let mut row = Row::default();
-        make_pod(POD);
-        let pod = Namespace::open(format!("/run/netns/{POD}").as_ref()).unwrap();
+    /// What the kernel takes to move so many interfaces at once into pods' namespaces, each and until the last,
+    /// where nothing else is asked of it.
+    fn moves(&self, many: usize, rounds: usize) -> (Row, Row) {
+        let (mut each, mut all) = (Row::default(), Row::default());
         let host = Namespace::own().unwrap();
-        let vf = self.stage.vfs[0].name();
-        let to = |netlink: &mut Netlink, namespace: &Namespace| {
-            let index = netlink.link(&vf).unwrap().expect("the VF is there").index;
-            let change = Change { namespace: Some(namespace.as_fd()), name: Some(&vf), ..Change::default() };
-            let start = Instant::now();
-            netlink.change(index, &change).unwrap();
-            start.elapsed()
-        };
-        let (mut here, mut there) = (Netlink::here().unwrap(), Netlink::inside(&pod).unwrap());
-        for _ in 0..runs {
-            row.ours(to(&mut here, &pod));
-            to(&mut there, &host);
+        let pods: Vec<_> = (0..many).map(|pod| format!("v{many}p{pod}")).collect();
+        for pod in &pods {
+            make_pod(pod);
         }
-        row
+        let places = pods.iter().zip(&self.stage.vfs).map(|(pod, vf)| {
+            let pod = Namespace::open(format!("/run/netns/{pod}").as_ref()).unwrap();
+            (vf.name(), pod)
+        });
+        let places: Vec<_> = places.collect();
+        for _ in 0..rounds {
+            let barrier = Barrier::new(many + 1);
+            let (took, last) = thread::scope(|scope| {
+                let barrier = &barrier;
+                let moving = places.iter().map(|(vf, pod)| {
+                    scope.spawn(move || {
+                        let mut here = Netlink::here().unwrap();
+                        let index = here.link(vf).unwrap().expect("the VF is there").index;
+                        barrier.wait();
+                        move_to(&mut here, index, vf, pod)
+                    })
+                });
+                let moving: Vec<_> = moving.collect();
+                barrier.wait();
+                let start = Instant::now();
+                let took: Vec<_> = moving.into_iter().map(|one| one.join().unwrap()).collect();
+                (took, start.elapsed())
+            });
+            for took in took {
+                each.ours(took);
+            }
+            all.ours(last);
+            for (vf, pod) in &places {
+                let mut there = Netlink::inside(pod).unwrap();
+                let index = there.link(vf).unwrap().expect("the VF is there").index;
+                move_to(&mut there, index, vf, &host);
+            }
+        }
+        (each, all)
     }
 
     /// Each of so many ADDs at once, and all of them until the last.
@@ -194,6 +227,14 @@ impl Bench {
         println!("processor time of 1,000 pairs of ADD and DEL: agent {agent:.1} s, plugin {plugin:.1} s");
         println!("agent, memory after all that: {}", mebibytes(resident(self.stage.agent.id())));
     }
+}
+
+/// Moves an interface; how long it took.
+fn move_to(netlink: &mut Netlink, index: u32, name: &str, namespace: &Namespace) -> Duration {
+    let change = Change { namespace: Some(namespace.as_fd()), name: Some(name), ..Change::default() };
+    let start = Instant::now();
+    netlink.change(index, &change).unwrap();
+    start.elapsed()
 }
 
 /// Does something for all at once; what came out.
