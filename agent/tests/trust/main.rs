@@ -1,0 +1,7 @@
+//! Hosts and the agent, over real connections: who gets in, and who does not.
+
+mod access;
+mod keeping;
+mod middle;
+mod pairing;
+mod world;
