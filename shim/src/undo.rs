@@ -1,15 +1,18 @@
 //! Takes back what an ADD did: for DEL, for an ADD that failed, for GC, and for pods that vanished.
 //!
-//! It goes as far as it can. What could not be undone stays on the disk as a tombstone, and is tried
-//! again by later calls. The VF is free meanwhile, but nobody gets it before the tombstone is settled.
+//! The card is told while the interface is on its way back: a pod that sends for some milliseconds more is not heard.
+//! It goes as far as it can. What could not be undone stays on the disk as a tombstone, and is tried again by later
+//! calls. The VF is free meanwhile, but nobody gets it before the tombstone is settled.
 
 use std::borrow::Cow;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use tracing::Span;
 
 use crate::card::{Cards, messages};
-use crate::claims::{Claim, Lock};
+use crate::claims::{Claim, Left, Lock};
 use crate::cni::Invocation;
 use crate::config::Config;
 use crate::deadline::Deadline;
@@ -40,19 +43,26 @@ impl<'a> Undo<'a> {
         deadline: Deadline,
         lock: &Lock,
     ) -> Result<Claim> {
-        if claim.left.device {
-            claim.left.device = remains("the interface", bring_back(host, &claim, deadline));
-        }
-        let config = self.config_of(&claim);
-        if claim.left.addresses {
-            let given =
-                config.as_deref().map_err(again).and_then(|config| self.give_back(config, &claim, deadline));
-            claim.left.addresses = remains("the addresses", given);
-        }
-        if claim.left.card {
-            let told = config.and_then(|config| self.tell_card(&config, &claim, deadline));
-            claim.left.card = remains("the card's part", told);
-        }
+        let span = Span::current();
+        claim.left = thread::scope(|scope| {
+            let bring_back =
+                || span.in_scope(|| remains("the interface", bring_back(host, &claim, deadline)));
+            // The kernel waits most of the time that it takes for this.
+            let device = claim.left.device.then(|| scope.spawn(bring_back));
+            let config = self.config_of(&claim);
+            let config = config.as_deref();
+            let (mut addresses, mut card) = (claim.left.addresses, claim.left.card);
+            if addresses {
+                let given = config.map_err(again).and_then(|config| self.give_back(config, &claim, deadline));
+                addresses = remains("the addresses", given);
+            }
+            if card {
+                let told = config.map_err(again).and_then(|config| self.tell_card(config, &claim, deadline));
+                card = remains("the card's part", told);
+            }
+            // Where it panicked, it may be anywhere.
+            Left { device: device.is_some_and(|device| device.join().unwrap_or(true)), addresses, card }
+        });
         host.store.release(&claim, lock)?;
         Ok(claim)
     }
