@@ -1,7 +1,7 @@
 //! ADD: a pod gets a VF, and its network on the card.
 //!
-//! All that can be wrong is looked at first; then the VF is claimed, addresses are made, and the card is
-//! asked, while the interface is handed over. Where one of these fails, those before are undone.
+//! All that can be wrong is looked at first; then the VF is claimed, while the card is connected to; addresses are
+//! made; and the card is asked, while the interface is handed over. Where one of these fails, those before are undone.
 
 use std::cell::Cell;
 use std::thread::{self, ScopedJoinHandle};
@@ -56,10 +56,17 @@ pub fn add(host: &mut Host, call: &Invocation, config: &Config, deadline: Deadli
         config: config.to_keep(),
     };
     let wish = Wish { config, deadline: working, lock: &lock, claim: &claim };
-    let mut claim = choose(host, &mut undo, &wish)?;
+    let (claim, card) = thread::scope(|scope| {
+        let reaching = scope.spawn(|| Card::reach(&config.agent, working));
+        (choose(host, &mut undo, &wish), reaching.join())
+    });
+    let (mut claim, index) = claim?;
+    if let Ok(Ok(card)) = card {
+        undo.cards.take_in(card);
+    }
     tracing::info!(vf = claim.vf.address, interface = claim.before.name, "claimed");
 
-    match connect(host, &mut undo, config, &claim, &namespace, working) {
+    match connect(host, &mut undo, config, &claim, index, &namespace, working) {
         Ok(outcome) => {
             drop(lock);
             undo.settle_all(host, deadline);
@@ -111,6 +118,7 @@ fn connect(
     undo: &mut Undo,
     config: &Config,
     claim: &Claim,
+    index: u32,
     namespace: &Namespace,
     deadline: Deadline,
 ) -> Result<Outcome> {
@@ -128,7 +136,18 @@ fn connect(
         ip6_info,
         ..CniAddRequest::default()
     };
-    let answer = ask_and_move(host, undo.cards.of(&config.agent)?, &request, claim, namespace, deadline)?;
+    let card = undo.cards.of(&config.agent)?;
+    let Host { store, netlink, .. } = host;
+    let hand_over = || {
+        let _turn = store.turn_to_move(deadline);
+        device::hand_over(netlink, index, namespace, &claim.attachment.interface)
+    };
+    let (answer, kept) = thread::scope(|scope| {
+        let keeping = scope.spawn(|| store.keep(claim));
+        (ask_and_move(card, &request, hand_over, deadline), keeping.join())
+    });
+    let answer = answer?;
+    kept.map_err(|_| Code::INTERNAL.because("writing the claim panicked"))??;
     let network = Network::of(&answer, held.as_ref(), config.mtu)?;
     let link = device::set_up(claim, namespace, &network.setting(), deadline).context(Code::KERNEL)?;
     tracing::info!(vf = claim.vf.address, ?network, "the pod has its network");
@@ -145,23 +164,17 @@ fn connect(
 /// Asks the card for the pod's network, and moves the interface while the card works: the kernel takes longer
 /// for that than for all else together, and waits most of it.
 fn ask_and_move(
-    host: &mut Host,
     card: &mut Card,
     request: &CniAddRequest,
-    claim: &Claim,
-    namespace: &Namespace,
+    hand_over: impl FnOnce() -> Result<()> + Send,
     deadline: Deadline,
 ) -> Result<CniAddResponse> {
-    let link = host.interface(&claim.vf)?;
-    let gone = || Code::KERNEL.because(format_args!("the interface of `{}` has gone", claim.vf.address));
-    let index = link.ok_or_else(gone)?.index;
-    let name = &claim.attachment.interface;
     let (answer, moved) = thread::scope(|scope| {
-        let netlink = Cell::new(Some(&mut host.netlink));
+        let hand_over = Cell::new(Some(hand_over));
         let moving = Cell::new(None);
         let begin = || {
-            if let Some(netlink) = netlink.take() {
-                moving.set(Some(scope.spawn(|| device::hand_over(netlink, index, namespace, name))));
+            if let Some(hand_over) = hand_over.take() {
+                moving.set(Some(scope.spawn(hand_over)));
             }
         };
         let answer = card.add(request, deadline, begin);

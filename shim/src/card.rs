@@ -43,6 +43,13 @@ impl Cards {
         }
         Ok(&mut self.known[at])
     }
+
+    /// Takes in an agent that was reached meanwhile.
+    pub fn take_in(&mut self, card: Card) {
+        if self.known.iter().all(|known| known.peer != card.peer) {
+            self.known.push(card);
+        }
+    }
 }
 
 /// An agent.
@@ -58,6 +65,13 @@ impl Card {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.context("starting the runtime for gRPC").context(Code::IO)?;
         Ok(Self { peer, runtime, channel: None, asked: false })
+    }
+
+    /// The agent `peer`, with a connection if that can be had at once. If it can't, the first call says why.
+    pub fn reach(peer: &Peer, deadline: Deadline) -> Result<Self> {
+        let mut card = Self::new(peer.clone())?;
+        card.channel = card.runtime.block_on(connect::connect(peer, deadline)).ok();
+        Ok(card)
     }
 
     /// Whether any request was sent, which the agent may have heard whatever became of the answer.

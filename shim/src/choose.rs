@@ -24,12 +24,12 @@ pub struct Wish<'a> {
     pub claim: &'a dyn Fn(Vf, Before) -> Claim,
 }
 
-/// Claims a VF.
+/// Claims a VF; gives the number of its interface, too.
 ///
 /// # Errors
 /// [`Code::TRY_AGAIN`] where none is free, [`Code::CONFIGURATION`] where the device that was asked for
 /// is none of ours.
-pub fn choose(host: &mut Host, undo: &mut Undo, wish: &Wish) -> Result<Claim> {
+pub fn choose(host: &mut Host, undo: &mut Undo, wish: &Wish) -> Result<(Claim, u32)> {
     let vfs = candidates(host, wish.config)?;
     if let Some(claim) = try_all(host, undo, wish, &vfs)? {
         return Ok(claim);
@@ -63,7 +63,7 @@ fn candidates(host: &Host, config: &Config) -> Result<Vec<Vf>> {
     Ok(vfs)
 }
 
-fn try_all(host: &mut Host, undo: &mut Undo, wish: &Wish, vfs: &[Vf]) -> Result<Option<Claim>> {
+fn try_all(host: &mut Host, undo: &mut Undo, wish: &Wish, vfs: &[Vf]) -> Result<Option<(Claim, u32)>> {
     let tombstones = host.store.tombstones()?;
     let of = |vf: &Vf| tombstones.iter().find(|tombstone| tombstone.vf.address == vf.address);
     for vf in vfs.iter().filter(|vf| of(vf).is_none()) {
@@ -82,7 +82,7 @@ fn try_all(host: &mut Host, undo: &mut Undo, wish: &Wish, vfs: &[Vf]) -> Result<
     Ok(None)
 }
 
-fn try_one(host: &mut Host, wish: &Wish, vf: &Vf) -> Result<Option<Claim>> {
+fn try_one(host: &mut Host, wish: &Wish, vf: &Vf) -> Result<Option<(Claim, u32)>> {
     if host.store.is_claimed(vf) {
         return Ok(None);
     }
@@ -103,7 +103,7 @@ fn try_one(host: &mut Host, wish: &Wish, vf: &Vf) -> Result<Option<Claim>> {
         |now: Link| now.index == link.index && device::as_it_is(&now).ok() == Some(claim.before.clone());
     let is_clean = host.store.tombstones()?.iter().all(|tombstone| tombstone.vf.address != vf.address);
     if is_clean && host.interface(vf)?.is_some_and(is_same) {
-        return Ok(Some(claim));
+        return Ok(Some((claim, link.index)));
     }
     host.store.release(&Claim { left: Left::NOTHING, ..claim }, wish.lock)?;
     Ok(None)

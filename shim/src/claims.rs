@@ -8,7 +8,10 @@
 //! | `locks/<container>:<interface>` | held while a call works on that attachment |
 //! | `locks/all` | held, shared, by each ADD; held alone by GC |
 //!
-//! A claim is made by linking a finished file to its name, which the kernel does for one process only.
+//! A claim is made by linking a finished file to its name, which the kernel does for one process only. It is on
+//! the disk before the runtime hears of it, and not before the VF is touched: a process that is killed leaves it in
+//! the kernel, and where the host loses its power, pods and VFs are gone, and the card takes its part for stale once
+//! the VF is another pod's.
 //! Whoever changes or removes a claim or a tombstone holds its attachment's lock. Locks end with the
 //! process that holds them, however it ends.
 
@@ -16,6 +19,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use serde::de::DeserializeOwned;
@@ -189,6 +194,19 @@ impl Store {
         Ok(Lock { file, path: None })
     }
 
+    /// Waits for the turn to move an interface, which ends with what is returned. The kernel lets nobody change
+    /// any interface while it moves one, and takes those who ask in their order: who has one moved already would
+    /// wait again for all the others with each further step. Whoever waits in vain goes on without.
+    pub fn turn_to_move(&self, deadline: Deadline) -> Option<File> {
+        let folder = File::open(&self.locks).ok()?;
+        if folder.try_lock().is_ok() {
+            return Some(folder);
+        }
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || folder.lock().is_ok().then(|| sender.send(folder)));
+        receiver.recv_timeout(deadline.left()).ok()
+    }
+
     /// Claims a VF: true where it is claimed now, false where it was claimed already. Needs the attachment's
     /// lock.
     ///
@@ -204,7 +222,8 @@ impl Store {
             return Ok(false);
         }
         let beside = beside(&self.claims, &claim.attachment);
-        files::write(&beside, &serde_json::to_vec(claim)?)?;
+        let written = fs::write(&beside, serde_json::to_vec(claim)?);
+        written.with_context(|| format!("writing `{}`", beside.display()))?;
         let linked = fs::hard_link(&beside, &path);
         files::remove(&beside)?;
         match linked {
@@ -212,6 +231,16 @@ impl Store {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error).context("linking it to its name"),
         }
+    }
+
+    /// Has a claim on the disk for good.
+    ///
+    /// # Errors
+    /// [`Code::IO`] where the disk refuses.
+    pub fn keep(&self, claim: &Claim) -> Result<()> {
+        let path = self.claims.join(&claim.vf.address);
+        let synced = File::open(&path).and_then(|file| file.sync_all());
+        synced.with_context(|| format!("writing `{}`", path.display())).context(Code::IO)
     }
 
     /// Whether a VF is claimed at this moment.
@@ -323,5 +352,29 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(reading)?)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(reading).context(Code::IO),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::fake::Fake;
+
+    #[test]
+    fn interfaces_are_moved_in_turn_and_nobody_waits_for_ever() {
+        let fake = Fake::new();
+        let store = Store::open(&Files::below(fake.root())).unwrap();
+        let soon = || Deadline::after(Instant::now(), Duration::from_millis(50));
+        let turn = store.turn_to_move(soon()).unwrap();
+        assert!(store.turn_to_move(soon()).is_none(), "it was another's turn");
+        let (other, long) = (store.clone(), Deadline::after(Instant::now(), Duration::from_secs(30)));
+        let waiting = thread::spawn(move || other.turn_to_move(long).is_some());
+        thread::sleep(Duration::from_millis(20));
+        assert!(!waiting.is_finished());
+        drop(turn);
+        assert!(waiting.join().unwrap());
+        assert!(fake.at("/var/lib/dpukit/locks").read_dir().unwrap().next().is_none(), "no file is needed");
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use nix::net::if_::if_nametoindex;
 
 use crate::address::{Cidr, Mac};
 use crate::announce;
@@ -35,7 +36,9 @@ pub fn set_up(claim: &Claim, pod: &Namespace, setting: &Setting, deadline: Deadl
     let name = &claim.attachment.interface;
     pod.within(|| {
         let mut inside = Netlink::here()?;
-        let link = inside.link(name)?.with_context(|| format!("`{name}` did not arrive in the pod"))?;
+        // Unlike netlink, this does not wait for interfaces that are being moved.
+        let index =
+            if_nametoindex(name.as_str()).with_context(|| format!("`{name}` did not arrive in the pod"))?;
         let (ipv6, ipv4): (Vec<Cidr>, Vec<Cidr>) =
             setting.addresses.iter().copied().partition(|address| address.address().is_ipv6());
         if !ipv6.is_empty() {
@@ -43,14 +46,14 @@ pub fn set_up(claim: &Claim, pod: &Namespace, setting: &Setting, deadline: Deadl
         }
         announce::by_kernel(name)?;
         for address in ipv4 {
-            inside.add_address(link.index, address)?;
+            inside.add_address(index, address)?;
         }
-        inside.change(link.index, &Change { up: Some(true), ..Change::default() })?;
+        inside.change(index, &Change { up: Some(true), ..Change::default() })?;
         for address in ipv6 {
-            inside.add_address(link.index, address)?;
+            inside.add_address(index, address)?;
         }
         for hop in &setting.hops {
-            inside.add_hop(link.index, *hop)?;
+            inside.add_hop(index, *hop)?;
         }
         let (link, was_in) = wait_for_carrier(&mut inside, name, deadline)?;
         if let Err(error) = announce_all(&link, claim.before.mac, setting, was_in) {
@@ -66,6 +69,10 @@ fn prepare_ipv6(name: &str) -> Result<()> {
     for (attribute, value) in [("disable_ipv6", "0"), ("accept_ra", "0")] {
         // The folder shows the interfaces of the namespace of the thread that opens it.
         let path = format!("/proc/sys/net/ipv6/conf/{name}/{attribute}");
+        // To write it, even what it is, is to try again and again until nobody changes an interface.
+        if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+            continue;
+        }
         fs::write(&path, value).with_context(|| format!("writing `{value}` to `{path}`"))?;
     }
     Ok(())
@@ -108,7 +115,7 @@ fn wait_for_carrier(inside: &mut Netlink, name: &str, deadline: Deadline) -> Res
 /// kernel does not let it be changed.
 pub fn bring_back(host: &mut Host, claim: &Claim, deadline: Deadline) -> Result<()> {
     let vf = &claim.vf;
-    let fetched = fetch(host, claim);
+    let fetched = fetch(host, claim, deadline);
     // A namespace that has just ended gives its interfaces back a moment later.
     let patience = if fetched.is_ok() { deadline } else { deadline.at_most(Duration::ZERO) };
     let link = patience.wait_for(|| {
@@ -133,11 +140,12 @@ pub fn bring_back(host: &mut Host, claim: &Claim, deadline: Deadline) -> Result<
 }
 
 /// Takes the interface out of the pod, if it is there, under whatever name it has by now.
-fn fetch(host: &Host, claim: &Claim) -> Result<()> {
+fn fetch(host: &Host, claim: &Claim, deadline: Deadline) -> Result<()> {
     let pod = claim.namespace.open(&host.files)?;
     let Some(pod) = pod.filter(|pod| !pod.is(&host.namespace)) else { return Ok(()) };
     let mut inside = Netlink::inside(&pod)?;
     let Some(link) = find(&mut inside, claim)? else { return Ok(()) };
+    let _turn = host.store.turn_to_move(deadline);
     let back =
         |name| Change { namespace: Some(host.namespace.as_fd()), name: Some(name), ..Change::default() };
     inside.change(link.index, &back(&claim.before.name)).or_else(|error| {
