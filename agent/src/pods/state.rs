@@ -6,9 +6,11 @@
 //! | `damaged/` | files of `attachments/` that could not be read, put aside for people |
 //! | `ipam/` | what the IPAM plugin of the routed network keeps |
 //!
-//! A file is written beside, then renamed, so that none is ever half there. What an attachment has is on the
-//! disk before the host hears of it. That one is about to be made or taken away is left to the kernel to
-//! write down in its own time: the note is for a killed agent, and a power cut ends what it tells of.
+//! A file is written beside, then renamed, so that none is ever half there. Three waits for the disk remain: what
+//! an attachment has is on it before the host hears of it (the file, then its name), for a card that starts anew
+//! gives pods their addresses back; and so is that it has gone (the name), for it would be made again, and the host
+//! has nothing left to undo it by. That one is about to be made or taken away is left to the kernel to write down in
+//! its own time: the note is for a killed agent, and a power cut ends what it tells of.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write as _};
