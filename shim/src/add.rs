@@ -38,13 +38,9 @@ pub fn add(host: &mut Host, call: &Invocation, config: &Config, deadline: Deadli
     }
     let place = namespace.place(path, &host.files)?;
 
-    let _gc = host.store.keep_gc_waiting(deadline)?;
-    let lock = host.store.lock(attachment, deadline)?;
     let mut undo = Undo { call, config: Some(config), cards: Cards::default() };
     // What fails needs time to be undone, within the deadline as well.
     let working = deadline.part(85);
-    undo_earlier(host, &mut undo, attachment, working, &lock)?;
-    must_be_free(&namespace, &attachment.interface)?;
     let claim = |vf: Vf, before: Before| Claim {
         attachment: attachment.clone(),
         network: config.network.clone(),
@@ -55,12 +51,20 @@ pub fn add(host: &mut Host, call: &Invocation, config: &Config, deadline: Deadli
         left: Left::ALL,
         config: config.to_keep(),
     };
-    let wish = Wish { config, deadline: working, lock: &lock, claim: &claim };
-    let (claim, card) = thread::scope(|scope| {
+    let mut begin = || {
+        let gc = host.store.keep_gc_waiting(deadline)?;
+        let lock = host.store.lock(attachment, deadline)?;
+        undo_earlier(host, &mut undo, attachment, working, &lock)?;
+        must_be_free(&namespace, &attachment.interface)?;
+        let chosen =
+            choose(host, &mut undo, &Wish { config, deadline: working, lock: &lock, claim: &claim })?;
+        anyhow::Ok((gc, lock, chosen))
+    };
+    let (begun, card) = thread::scope(|scope| {
         let reaching = scope.spawn(|| Card::reach(&config.agent, working));
-        (choose(host, &mut undo, &wish), reaching.join())
+        (begin(), reaching.join())
     });
-    let (mut claim, index) = claim?;
+    let (_gc, lock, (mut claim, index)) = begun?;
     if let Ok(Ok(card)) = card {
         undo.cards.take_in(card);
     }
