@@ -193,7 +193,7 @@ fn a_lock_that_cannot_be_read_says_how_to_mend_it() {
         std::fs::write(&path, bytes).unwrap();
         let error = report(&Lock::read(&path).unwrap_err());
         assert!(error.contains("virt.toml`"), "{error}");
-        assert!(error.ends_with("hint: run `cargo xtask lock` to write it anew"), "{error}");
+        assert!(error.ends_with("or remove it and run `cargo xtask lock`"), "{error}");
     }
 }
 
