@@ -69,7 +69,12 @@ impl Host {
 
     /// Binds the PF to a driver.
     pub fn bind(&self, driver: &str) {
-        let link = self.fake.at(&format!("/sys/bus/pci/devices/{PF}/driver"));
+        self.bind_vf(PF, driver);
+    }
+
+    /// Binds a VF to a driver.
+    pub fn bind_vf(&self, address: &str, driver: &str) {
+        let link = self.fake.at(&format!("/sys/bus/pci/devices/{address}/driver"));
         symlink(format!("../../../bus/pci/drivers/{driver}"), link).unwrap();
     }
 }

@@ -13,6 +13,9 @@ use super::config::Config;
 use crate::deadline::Deadline;
 use crate::files::Files;
 
+/// Where claims are, under the PCI addresses of their VFs; see [`crate::claims`].
+const CLAIMS: &str = "/var/lib/dpukit/claims";
+
 /// A host and what it is to be.
 pub struct Machine {
     /// Its files.
@@ -31,6 +34,13 @@ impl Machine {
         let files = Files::below(root);
         let config = Config::read(&files)?;
         Ok(Self { kernel: Box::new(System(files.clone())), files, config, waiting: Cell::new(None) })
+    }
+
+    /// The PCI addresses of the VFs that are claimed, be the claim readable or damaged.
+    pub fn claimed(&self) -> Result<Vec<String>> {
+        let mut names = self.files.names(CLAIMS)?;
+        names.retain(|name| !name.starts_with('.'));
+        Ok(names)
     }
 }
 

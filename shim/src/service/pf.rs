@@ -1,4 +1,4 @@
-//! The card's PFs, found by their id and never by their address.
+//! The card's PFs, found by their id and never by their address, and the VFs of each.
 
 use anyhow::Result;
 
@@ -7,7 +7,7 @@ use crate::vf::PciId;
 
 const DEVICES: &str = "/sys/bus/pci/devices";
 
-/// One PF.
+/// One PF, or one VF of it: any PCI function with an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pf {
     /// Its PCI address: `0000:01:00.0`.
@@ -38,6 +38,15 @@ impl Pf {
             Ok(text.and_then(|text| text.strip_prefix("0x").map(str::to_ascii_lowercase)))
         };
         Ok(number("vendor")?.zip(number("device")?).map(|(vendor, device)| format!("{vendor}:{device}")))
+    }
+
+    /// Its VFs, whatever their id is.
+    pub fn vfs(&self, files: &Files) -> Result<Vec<Self>> {
+        let mut found = Vec::new();
+        for name in files.names(self.path(""))?.iter().filter(|name| name.starts_with("virtfn")) {
+            found.extend(files.link_name(self.path(name))?.map(|address| Self { address }));
+        }
+        Ok(found)
     }
 
     /// The driver that it is bound to.

@@ -47,6 +47,9 @@ pub struct Report {
     /// What could not be found out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unknown: Vec<String>,
+    /// What people should know, and what keeps no pod from starting.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 impl Report {
@@ -99,7 +102,15 @@ impl Report {
 
     /// Why it is not good, in one line; empty where it is.
     pub fn trouble(&self) -> String {
-        let all = [&self.wrong, &self.unknown, &self.waits].into_iter().flatten();
-        all.cloned().collect::<Vec<_>>().join("; ")
+        line(&[&self.wrong, &self.unknown, &self.waits])
     }
+
+    /// What is to be told of it, in one line: its trouble, and the notes.
+    pub fn news(&self) -> String {
+        line(&[&self.wrong, &self.unknown, &self.waits, &self.notes])
+    }
+}
+
+fn line(lists: &[&Vec<String>]) -> String {
+    lists.iter().copied().flatten().cloned().collect::<Vec<_>>().join("; ")
 }

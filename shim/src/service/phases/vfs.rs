@@ -1,9 +1,16 @@
 //! VFs for pods: their driver, and their number on each PF.
+//!
+//! The kernel changes the number by way of none, which takes every VF from whoever has it. Our claims do not name
+//! all of those: pods of other CNI plugins and virtual machines have VFs, too. So the number is changed only
+//! where each VF is seen to be idle, while no ADD runs.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::{Mode, driver};
-use crate::claims::Store;
+use crate::claims::{Lock, Store};
+use crate::deadline::Deadline;
 use crate::service::machine::Machine;
 use crate::service::pf::{Pf, pfs};
 use crate::service::report::Report;
@@ -18,7 +25,12 @@ pub fn work(machine: &Machine, mode: Mode, report: &mut Report) -> Result<()> {
         }
         report.try_to(|report| set_number(machine, mode, &pf, report));
     }
-    look_at_interfaces(machine, report)
+    let usable = look_at_interfaces(machine, report)?;
+    if mode == Mode::SetUp && usable > 0 {
+        // Pods can start, whatever becomes of the rest.
+        report.notes.append(&mut report.waits);
+    }
+    Ok(())
 }
 
 fn set_number(machine: &Machine, mode: Mode, pf: &Pf, report: &mut Report) -> Result<()> {
@@ -40,11 +52,15 @@ fn set_number(machine: &Machine, mode: Mode, pf: &Pf, report: &mut Report) -> Re
         bail!("`{address}` has {has} VFs, {wanted} are wanted");
     }
     let path = pf.path("sriov_numvfs");
+    let _adds = keep_adds_waiting(machine)?;
     if has > 0 {
-        // The kernel changes the number by way of none, which takes the pods' away.
-        let pods = Store::look(files).claims()?.len();
-        if pods > 0 {
-            bail!("`{address}` has {has} VFs, {wanted} are wanted, and {pods} pods have some of them");
+        let used = in_use(machine, pf)?;
+        if !used.is_empty() {
+            report.waits(format!(
+                "`{address}` has {has} VFs, {wanted} are wanted; their number stays while some are in use: {}",
+                used.join(", ")
+            ));
+            return Ok(());
         }
         machine.kernel.set(&path, "0")?;
     }
@@ -57,35 +73,63 @@ fn set_number(machine: &Machine, mode: Mode, pf: &Pf, report: &mut Report) -> Re
     Ok(())
 }
 
-/// A VF that no pod has should have an interface on the host.
-fn look_at_interfaces(machine: &Machine, report: &mut Report) -> Result<()> {
-    let claims = Store::look(&machine.files).claims()?;
+/// An ADD between the look at the VFs and the change of their number would lose its VF.
+fn keep_adds_waiting(machine: &Machine) -> Result<Lock> {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    Store::open(&machine.files)?.keep_adds_waiting(Deadline::after(Instant::now(), PATIENCE))
+}
+
+/// The VFs of a PF that somebody may be using, each with what speaks for it.
+fn in_use(machine: &Machine, pf: &Pf) -> Result<Vec<String>> {
+    let (files, config) = (&machine.files, &machine.config);
+    let claimed = machine.claimed()?;
+    let mut found = Vec::new();
+    for vf in pf.vfs(files)? {
+        let driver = vf.driver(files)?;
+        let what = if claimed.contains(&vf.address) {
+            "is claimed for a pod".to_owned()
+        } else if let Some(driver) = driver.as_ref().filter(|driver| **driver != config.vf_driver) {
+            format!("is on the driver `{driver}`")
+        } else if driver.is_some() && vf.interface(files)?.is_none() {
+            "has its interface in no namespace of this host's own".to_owned()
+        } else {
+            continue;
+        };
+        found.push(format!("`{}` {what}", vf.address));
+    }
+    Ok(found)
+}
+
+/// A VF that no pod has should have an interface on the host. Gives how many VFs pods have or can get.
+fn look_at_interfaces(machine: &Machine, report: &mut Report) -> Result<usize> {
+    let claimed = machine.claimed()?;
+    let vfs = vf::vfs(&machine.files, machine.config.vf)?;
     let mut without = Vec::new();
-    for vf in vf::vfs(&machine.files, machine.config.vf)? {
-        let is_claimed = claims.iter().any(|claim| claim.vf.address == vf.address);
-        if !is_claimed && vf.interfaces(&machine.files)?.is_empty() {
+    for vf in &vfs {
+        if !claimed.contains(&vf.address) && vf.interfaces(&machine.files)?.is_empty() {
             without.push(format!("`{}`", vf.address));
         }
     }
     if !without.is_empty() {
         report.waits(format!("{} VFs have no interface yet: {}", without.len(), without.join(", ")));
     }
-    Ok(())
+    Ok(vfs.len() - without.len())
 }
 
-/// Takes the VFs away where no pod has any.
+/// Takes the VFs away of each PF none of whose VFs is in use.
 pub fn restore(machine: &Machine, report: &mut Report) -> Result<()> {
-    let pods = Store::look(&machine.files).claims()?.len();
-    if pods > 0 {
-        report.wrong(format!("the VFs stay, for {pods} pods have some of them: drain the node"));
-        return Ok(());
-    }
+    let _adds = keep_adds_waiting(machine)?;
     for pf in pfs(&machine.files, machine.config.pf)? {
         report.try_to(|report| {
-            if pf.number(&machine.files, "sriov_numvfs")?.unwrap_or_default() > 0 {
-                machine.kernel.set(&pf.path("sriov_numvfs"), "0")?;
-                report.did(format!("took the VFs of `{}` away", pf.address));
+            if pf.number(&machine.files, "sriov_numvfs")?.unwrap_or_default() == 0 {
+                return Ok(());
             }
+            let used = in_use(machine, &pf)?;
+            if !used.is_empty() {
+                bail!("the VFs of `{}` stay, drain the node: {}", pf.address, used.join(", "));
+            }
+            machine.kernel.set(&pf.path("sriov_numvfs"), "0")?;
+            report.did(format!("took the VFs of `{}` away", pf.address));
             Ok(())
         });
     }
@@ -95,8 +139,9 @@ pub fn restore(machine: &Machine, report: &mut Report) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::{Mode, PHASES, Record};
+    use super::*;
     use crate::service::fake::{Host, PF};
-    use crate::service::report::{Report, State};
+    use crate::service::report::State;
 
     fn run(host: &Host, mode: Mode) -> Record {
         PHASES[3].run(&host.machine, mode)
@@ -159,17 +204,77 @@ mod tests {
     }
 
     #[test]
-    fn vfs_without_interfaces_are_waited_for() {
+    fn vfs_without_interfaces_are_told_and_waited_for_where_all_are() {
         let host = ready("");
         host.fake.remove("/sys/bus/pci/devices/0000:01:10.3/net");
-        let waits = run(&host, Mode::SetUp).report.waits;
-        assert_eq!(waits, ["1 VFs have no interface yet: `0000:01:10.3`"]);
+        let record = run(&host, Mode::SetUp);
+        assert_eq!(record.report.notes, ["1 VFs have no interface yet: `0000:01:10.3`"]);
+        assert_eq!((record.state, record.report.trouble().as_str()), (State::Good, ""), "pods can start");
+        assert_eq!(run(&host, Mode::Look).state, State::Waiting, "the doctor tells it all the same");
+        for vf in (0..8).filter(|vf| *vf != 3) {
+            host.fake.remove(&format!("/sys/bus/pci/devices/0000:01:10.{vf}/net"));
+        }
+        assert_eq!(run(&host, Mode::SetUp).state, State::Waiting);
+        host.fake.file("/var/lib/dpukit/claims/0000:01:10.0", "a pod's");
+        assert_eq!(run(&host, Mode::SetUp).state, State::Good, "a pod has one, and others get it after that");
+    }
+
+    /// All ways in which a VF may be somebody's, as they are before its number would be changed and at the end.
+    #[test]
+    fn vfs_that_may_be_in_use_are_never_taken_away() {
+        let taken = "/sys/bus/pci/devices/0000:01:10.1/net";
+        type Taking = fn(&Host);
+        let cases: [(Taking, &str); 3] = [
+            (
+                |host| {
+                    host.bind_vf("0000:01:10.1", "octeon_ep_vf");
+                    host.fake.remove("/sys/bus/pci/devices/0000:01:10.1/net");
+                },
+                "`0000:01:10.1` has its interface in no namespace of this host's own",
+            ),
+            (|host| host.bind_vf("0000:01:10.1", "vfio-pci"), "`0000:01:10.1` is on the driver `vfio-pci`"),
+            (
+                |host| host.fake.file("/var/lib/dpukit/claims/0000:01:10.1", "damaged"),
+                "`0000:01:10.1` is claimed for a pod",
+            ),
+        ];
+        for (take, reason) in cases {
+            let host = ready("vfs.count = 4");
+            set(&host, "sriov_numvfs", "2\n");
+            assert!(host.fake.at(taken).exists());
+            take(&host);
+            let record = run(&host, Mode::SetUp);
+            let told =
+                format!("`{PF}` has 2 VFs, 4 are wanted; their number stays while some are in use: {reason}");
+            assert!(record.report.notes.contains(&told), "{record:?}");
+            let mut report = Report::default();
+            super::restore(&host.machine, &mut report).unwrap();
+            assert_eq!(report.wrong, [format!("the VFs of `{PF}` stay, drain the node: {reason}")]);
+            let asked = host.asked();
+            assert!(asked.iter().all(|asked| !asked.starts_with("sriov_numvfs")), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn vfs_are_not_taken_away_while_an_add_runs() {
+        let host = ready("vfs.count = 4");
+        set(&host, "sriov_numvfs", "2\n");
+        let store = Store::open(&host.machine.files).unwrap();
+        let soon = Deadline::after(Instant::now(), Duration::from_secs(1));
+        let add = store.keep_gc_waiting(soon).unwrap();
+        assert!(run(&host, Mode::SetUp).report.trouble().contains("ADDs are running"));
+        assert!(super::restore(&host.machine, &mut Report::default()).is_err());
+        assert_eq!(host.asked(), ["modprobe -- octeon_ep_vf"]);
+        drop(add);
+        run(&host, Mode::SetUp);
+        assert_eq!(host.asked(), ["sriov_numvfs=0", "sriov_numvfs=4"]);
     }
 
     #[test]
     fn vfs_go_at_the_end() {
         let host = ready("");
         run(&host, Mode::SetUp);
+        host.bind_vf("0000:01:10.0", "octeon_ep_vf");
         host.asked();
         let mut report = Report::default();
         super::restore(&host.machine, &mut report).unwrap();
