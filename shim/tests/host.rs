@@ -277,6 +277,40 @@ fn what_is_wrong_is_told_and_fails_alone() {
 }
 
 #[test]
+#[ignore = "needs root for network namespaces"]
+fn what_stops_no_pod_does_not_stop_the_node_and_trouble_does_not_stop_the_clean_up() {
+    if !inside("what_stops_no_pod_does_not_stop_the_node_and_trouble_does_not_stop_the_clean_up") {
+        return;
+    }
+    let mut node = Node::new("");
+    let device = format!("/sys/bus/pci/devices/{}", node.world.vfs[3]);
+    node.world.fake.remove(&format!("{device}/net"));
+    symlink("../../../bus/pci/drivers/vfio-pci", node.world.fake.at(&format!("{device}/driver"))).unwrap();
+    node.start_firmware();
+    node.start();
+    wait_until("one VF of four without an interface stops nothing", || node.is_placed());
+    let handed = node.handed();
+    make_pod("one");
+    let added = node.world.start_with("ADD", "one", &handed).wait_with_output().unwrap();
+    assert!(added.status.success(), "{added:?}");
+    node.world.agent.stop();
+    let deleted = node.world.start_with("DEL", "one", &handed).wait_with_output().unwrap();
+    assert!(deleted.status.success(), "{deleted:?}");
+    assert_eq!(node.world.files("tombstones"), ["one:eth0"]);
+
+    run("ip link add lan type veth peer name lan-end");
+    run("ip address add 192.168.1.77/24 dev lan");
+    wait_until("the link is in trouble", || {
+        node.status()["card"]["trouble"].to_string().contains("`lan` has 192.168.1.77/24")
+    });
+    node.world.agent.resume(None);
+    wait_until("the tombstone is settled", || node.world.files("tombstones").is_empty());
+    assert!(node.status()["card"]["trouble"].to_string().contains("`lan` has 192.168.1.77/24"));
+    let log = node.stop();
+    assert!(log.contains("vfs: 1 VFs have no interface yet"), "{log}");
+}
+
+#[test]
 fn a_configuration_that_makes_no_sense_starts_nothing() {
     let fake = Fake::new();
     fake.file("/etc/dpukit/host.toml", "[vfs]\ncount = 8\nnumber = 8\n");

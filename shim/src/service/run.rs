@@ -102,8 +102,10 @@ impl Service {
         let machine = &self.machine;
         let mut records: Vec<_> = PHASES.iter().map(|phase| phase.run(machine, Mode::SetUp)).collect();
         let bad: Vec<_> = records.iter().filter(|record| record.state != Way::Good).collect();
+        // Whatever is wrong here: an agent that answers can hear what is left to settle.
+        let answer = ask(machine);
         let trouble = match bad.as_slice() {
-            [] => ask(machine).err().map(|error| format!("{error:#}")),
+            [] => answer.as_ref().err().map(|error| format!("{error:#}")),
             bad => {
                 let reasons =
                     bad.iter().map(|record| format!("{}: {}", record.phase, record.report.trouble()));
@@ -118,7 +120,7 @@ impl Service {
         records.push(record("cni", |report| {
             if is_up { cni::place(machine, report) } else { cni::withdraw(machine, report) }
         }));
-        if trouble.is_none() {
+        if answer.is_ok() {
             records.push(record("certificate", |report| {
                 let peer = &machine.config.plugin.agent;
                 let Some(tls) = &peer.tls else { return Ok(()) };
@@ -138,7 +140,7 @@ impl Service {
 
     /// Logs what was done, and what is not as it should be where that is news.
     fn tell(&mut self, records: &[Record], trouble: Option<&str>) {
-        let reports = records.iter().map(|record| (record.phase.as_str(), record.report.trouble()));
+        let reports = records.iter().map(|record| (record.phase.as_str(), record.report.news()));
         let card = ("card", trouble.unwrap_or_default().to_owned());
         for did in records.iter().flat_map(|record| &record.report.did) {
             tracing::info!("{did}");
