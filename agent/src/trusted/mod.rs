@@ -1,6 +1,6 @@
 //! Who may ask: the way from a TCP connection to a call.
 //!
-//! - [`accept`] makes TLS of connections, a bounded number at once, each within a deadline;
+//! - [`accept`] makes TLS of connections, a bounded number at once ([`crowd`]), each within a deadline;
 //! - [`gate`] lets a call through, or not, by the certificate of its connection;
 //! - [`pairing`] answers the calls by which a host gets its certificate;
 //! - [`command`] is `dpu-agent pairing`.
@@ -9,6 +9,7 @@
 
 pub mod accept;
 pub mod command;
+pub mod crowd;
 pub mod gate;
 pub mod pairing;
 
@@ -31,7 +32,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Card;
-use accept::Incoming;
+use accept::{Incoming, Limits};
 use console::Console;
 use gate::GateLayer;
 use pairing::{Desk, Service};
@@ -106,7 +107,7 @@ impl Door {
 
     /// The connections that come in.
     pub fn incoming(&self, listener: TcpListener) -> Incoming {
-        Incoming::new(listener, self.guard().map(|guard| guard.acceptor.clone()))
+        Incoming::new(listener, self.guard().map(|guard| guard.acceptor.clone()), Limits::CARD)
     }
 
     /// What lets calls through.

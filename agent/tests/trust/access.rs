@@ -1,20 +1,24 @@
 //! Who gets in, and who does not.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use dpu_agent::trusted::accept::{Incoming, Limits};
 use dpu_api::v1::pairing_client::PairingClient;
 use dpu_api::v1::trust_client::TrustClient;
 use dpu_api::v1::{RenewRequest, StartRequest};
 use dpu_trust::Code;
 use dpu_trust::authority::Authority;
+use dpu_trust::card::Trust;
 use dpu_trust::client::{self, Identity};
 use dpu_trust::hosts::{Certificate, Fingerprint};
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
-use tonic::transport::Endpoint;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tonic::transport::{Endpoint, Server};
 use tonic::{Code as Said, Status};
 
-use crate::world::{DAY, World, got_in, host, is_healthy};
+use crate::world::{DAY, World, authority, got_in, host, is_healthy};
 
 #[tokio::test]
 async fn a_host_with_the_code_gets_in_and_nobody_else_does() {
@@ -130,15 +134,52 @@ async fn plain_text_is_only_spoken_where_the_plan_says_so() {
 
 #[tokio::test]
 async fn who_says_nothing_holds_up_nobody() {
-    let world = World::new().await;
+    let world = World::on_a_link().await;
     let identity = world.pair("node1").await.unwrap();
     let mut silent = Vec::new();
-    for _ in 0..30 {
+    for _ in 0..200 {
         silent.push(TcpStream::connect(world.address).await.unwrap());
     }
-    world.ask(&identity).await.unwrap();
+    // Sooner than any of them is let go.
+    tokio::time::timeout(Duration::from_secs(4), world.ask(&identity)).await.unwrap().unwrap();
     // They are let go after their time.
     let mut octet = [0];
     let gone = tokio::time::timeout(Duration::from_secs(10), silent[0].read(&mut octet)).await.unwrap();
     assert!(matches!(gone, Ok(0) | Err(_)));
+}
+
+#[tokio::test]
+async fn strangers_shut_out_neither_newer_ones_nor_the_card_itself() {
+    for world in [World::on_a_link().await, World::new().await] {
+        let mut strangers = Vec::new();
+        for _ in 0..=Limits::CARD.strangers {
+            strangers.push(client::stranger(world.address).await.unwrap().channel);
+        }
+        assert!(is_healthy(strangers.pop().unwrap()).await, "the newest");
+        let is_own = world.address.ip() == std::net::Ipv4Addr::LOCALHOST;
+        assert_eq!(is_healthy(strangers.swap_remove(0)).await, is_own, "the oldest");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_has_its_time_and_a_paired_host_all_it_wants() {
+    let folder = tempfile::tempdir().unwrap();
+    let trust = Trust::open(folder.path(), [127, 0, 0, 2].into(), dpu_trust::now()).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(trust.server_config().unwrap()));
+    let listener = TcpListener::bind(("127.0.0.2", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let limits = Limits { stranger: Duration::from_secs(1), ..Limits::CARD };
+    let incoming = Incoming::new(listener, Some(acceptor), limits);
+    let (_reporter, health) = tonic_health::server::health_reporter();
+    let server = tokio::spawn(Server::builder().serve_with_incoming(health, incoming));
+    let (identity, certificate) = host(&authority(folder.path()), "node1", dpu_trust::now() + DAY);
+    trust.roster().change(|hosts| hosts.pair("node1", certificate, dpu_trust::now())).unwrap();
+
+    let stranger = client::stranger(address).await.unwrap().channel;
+    let paired = client::paired(address, &identity).await.unwrap().channel;
+    assert!(is_healthy(stranger.clone()).await);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!is_healthy(stranger).await);
+    assert!(is_healthy(paired).await);
+    server.abort();
 }

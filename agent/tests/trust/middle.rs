@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use dpu_agent::trusted::accept::Incoming;
+use dpu_agent::trusted::accept::{Incoming, Limits};
 use dpu_api::v1::pairing_client::PairingClient;
 use dpu_api::v1::pairing_server::{Pairing, PairingServer};
 use dpu_api::v1::{FinishRequest, FinishResponse, StartRequest, StartResponse};
@@ -44,7 +44,7 @@ async fn one_in_the_middle_is_found_out() {
     let acceptor = TlsAcceptor::from(Arc::new(own.server_config().unwrap()));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let incoming = Incoming::new(listener, Some(acceptor));
+    let incoming = Incoming::new(listener, Some(acceptor), Limits::CARD);
     let server = Server::builder().serve_with_incoming(PairingServer::new(Middle(card)), incoming);
     let server = tokio::spawn(server);
 
@@ -84,7 +84,7 @@ async fn one_that_plays_the_card_is_found_out() {
     let acceptor = TlsAcceptor::from(Arc::new(own.server_config().unwrap()));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let incoming = Incoming::new(listener, Some(acceptor));
+    let incoming = Incoming::new(listener, Some(acceptor), Limits::CARD);
     let finished = Arc::new(AtomicBool::new(false));
     let service = PairingServer::new(Impostor(Arc::clone(&finished)));
     let server = tokio::spawn(Server::builder().serve_with_incoming(service, incoming));

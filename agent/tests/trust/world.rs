@@ -39,11 +39,20 @@ pub struct World {
 }
 
 impl World {
-    /// A card that was given [`CODE`].
+    /// A card that was given [`CODE`]. Those who connect come from the card's own address.
     pub async fn new() -> Self {
+        Self::at([127, 0, 0, 1]).await
+    }
+
+    /// As [`World::new`], at another address than the one that those who connect come from.
+    pub async fn on_a_link() -> Self {
+        Self::at([127, 0, 0, 2]).await
+    }
+
+    async fn at(address: [u8; 4]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         dpu_trust::keep::write(&folder.path().join("given"), CODE.as_bytes(), 0o400).unwrap();
-        let mut world = Self { folder, address: SocketAddr::from(([127, 0, 0, 1], 0)), running: None };
+        let mut world = Self { folder, address: SocketAddr::from((address, 0)), running: None };
         world.start(false).await.unwrap();
         world
     }
