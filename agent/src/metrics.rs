@@ -9,7 +9,7 @@
 //! | `dpu_vfs{state}` | VFs that are `used` by pods, and `free` |
 //! | `dpu_huge_pages{size,state}` | huge pages that are `free`, and that are `reserved` in all |
 //! | `dpu_cpt_instruction_requests_total` | what the crypto engine was asked; absent without one |
-//! | `dpu_peer_certificate_expiry_timestamp_seconds{peer}` | when a certificate ends, in seconds since 1970 |
+//! | `dpu_peer_certificate_expiry_timestamp_seconds{peer}` | when the last certificate of a paired host ends, in seconds since 1970 |
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -120,12 +120,12 @@ impl Metrics {
         }
     }
 
-    /// When the certificate of a peer ends, in seconds since 1970; none where the peer is known no longer.
-    pub fn set_peer_certificate_expiry(&self, peer: &str, at: Option<i64>) {
-        let labels = [("peer", peer.to_owned())];
-        match at {
-            Some(at) => drop(self.expiry.get_or_create(&labels).set(at)),
-            None => drop(self.expiry.remove(&labels)),
+    /// When the certificates of those who are paired end, in seconds since 1970, by their names.
+    pub fn set_peers(&self, ends: impl IntoIterator<Item = (String, u64)>) {
+        // One that is known no longer has no sample.
+        self.expiry.clear();
+        for (peer, end) in ends {
+            self.expiry.get_or_create(&[("peer", peer)]).set(i64::try_from(end).unwrap_or(i64::MAX));
         }
     }
 
@@ -254,7 +254,7 @@ mod tests {
         metrics.called("ADD", Duration::from_secs(9), Some("deadline"));
         metrics.leaks(2);
         metrics.set_vfs(Some((1, 3)));
-        metrics.set_peer_certificate_expiry("host", Some(1_800_000_000));
+        metrics.set_peers([("host".to_owned(), 1_800_000_000)]);
         let text = metrics.text(&fake.card());
         // The order of labels differs from run to run, and so does nothing else.
         let mut samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
@@ -282,8 +282,8 @@ mod tests {
         let fake = fake::virt();
         let metrics = Metrics::new();
         metrics.set_vfs(None);
-        metrics.set_peer_certificate_expiry("host", Some(1));
-        metrics.set_peer_certificate_expiry("host", None);
+        metrics.set_peers([("host".to_owned(), 1)]);
+        metrics.set_peers([]);
         let text = metrics.text(&fake.card());
         for name in ["dpu_cpt_instruction_requests_total", "dpu_vfs{", "expiry_timestamp_seconds{"] {
             assert!(!text.contains(name), "{text}");

@@ -57,6 +57,7 @@ impl Pace {
 }
 
 /// What is served.
+#[derive(Clone)]
 pub struct Served {
     /// The card.
     pub card: Arc<Card>,
@@ -74,17 +75,23 @@ impl Served {
         Self { card, pods, metrics }
     }
 
+    /// All metrics as text, as they are now.
+    pub fn metrics_text(&self, door: &Door) -> String {
+        self.metrics.set_vfs(self.pods.usage());
+        let peers = door.peers().unwrap_or_else(|error| {
+            tracing::error!("no host can be known: {error:#}");
+            Vec::new()
+        });
+        self.metrics.set_peers(peers);
+        self.metrics.text(&self.card)
+    }
+
     /// Answers for ever who asks for metrics. Where it can't, the card serves all the same.
-    async fn tell_metrics(&self) {
+    async fn tell_metrics(&self, door: &Door) {
         match metrics::listen(&self.card).await {
             Ok(listener) => {
-                let (card, pods) = (Arc::clone(&self.card), Arc::clone(&self.pods));
-                let metrics = Arc::clone(&self.metrics);
-                let answer = Arc::new(move || {
-                    metrics.set_vfs(pods.usage());
-                    metrics.text(&card)
-                });
-                tokio::spawn(metrics::serve(listener, answer));
+                let (served, door) = (self.clone(), door.clone());
+                tokio::spawn(metrics::serve(listener, Arc::new(move || served.metrics_text(&door))));
             }
             Err(error) => tracing::error!("no metrics: {error:#}"),
         }
@@ -97,9 +104,9 @@ pub fn run(card: Card) -> Result<()> {
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         let served = Served::start(Arc::new(card));
-        served.tell_metrics().await;
         // Before the link is waited for: what is wrong with the keys is told at once.
         let door = Door::open(&served.card)?;
+        served.tell_metrics(&door).await;
         let incoming = door.incoming(listen(address, Pace::CARD.address).await?);
         serve(served, door, address, incoming, Pace::CARD, stop).await
     })

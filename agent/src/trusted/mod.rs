@@ -24,6 +24,7 @@ use anyhow::{Context as _, Result};
 use dpu_api::v1::pairing_server::PairingServer;
 use dpu_api::v1::trust_server::TrustServer;
 use dpu_trust::card::{self, Trust};
+use dpu_trust::hosts::Host;
 use dpu_trust::window::{Window, uptime};
 use dpu_trust::{Code, client, keep};
 use tokio::net::TcpListener;
@@ -119,6 +120,17 @@ impl Door {
     pub fn services(&self) -> (Option<PairingServer<Service>>, Option<TrustServer<Service>>) {
         let service = self.guard().map(|guard| Service(Arc::clone(&guard.desk)));
         (service.clone().map(PairingServer::new), service.map(TrustServer::new))
+    }
+
+    /// The paired hosts, each with when the last of its certificates ends, in seconds since 1970.
+    ///
+    /// # Errors
+    /// Where the list of hosts is damaged.
+    pub fn peers(&self) -> Result<Vec<(String, u64)>> {
+        let Some(guard) = self.guard() else { return Ok(Vec::new()) };
+        let hosts = guard.trust.roster().hosts()?;
+        let last = |host: &Host| host.certificates.iter().map(|one| one.ends).max();
+        Ok(hosts.all().iter().filter_map(|host| Some((host.name.clone(), last(host)?))).collect())
     }
 
     /// Sees to it, for ever, that codes and the agent's certificate do not get old.

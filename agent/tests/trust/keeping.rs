@@ -2,8 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use dpu_agent::serve::Served;
+use dpu_agent::trusted::Door;
 use dpu_api::v1::trust_client::TrustClient;
 use dpu_api::v1::{RenewRequest, RenewResponse};
 use dpu_trust::HostKey;
@@ -154,4 +157,21 @@ async fn a_list_that_is_damaged_while_the_agent_runs_lets_nobody_in() {
     assert!(is_healthy(client::stranger(world.address).await.unwrap().channel).await);
     dpu_trust::keep::write(&list, &text, 0o600).unwrap();
     got_in(&connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn metrics_tell_when_the_certificates_of_paired_hosts_end() {
+    let world = World::new().await;
+    let end = dpu_trust::now() + 2 * DAY;
+    world.host("node1", dpu_trust::now() + DAY, true);
+    world.host("node2", end, true);
+    let door = Door::guarded(&world.places(), world.address.ip(), None).unwrap();
+    let served = Served::start(Arc::new(world.card(false)));
+    let metric = "dpu_peer_certificate_expiry_timestamp_seconds";
+    let text = served.metrics_text(&door);
+    assert!(text.contains(&format!("{metric}{{peer=\"node2\"}} {}\n", end.as_secs())), "{text}");
+    assert!(text.contains(&format!("{metric}{{peer=\"node1\"}}")), "{text}");
+    world.roster().change(|hosts| Ok(hosts.revoke("node1"))).unwrap();
+    let text = served.metrics_text(&door);
+    assert!(!text.contains("node1") && text.contains("node2"), "{text}");
 }
