@@ -172,3 +172,62 @@ echo '{"cniVersion":"1.0.0","interfaces":[{"name":"sdp3","sandbox":"/proc/self/n
         assert!(run("ip", &["link", "show", "dev", "sdp3"]).contains("mtu 1500"));
     });
 }
+
+/// What the units' files say of a setting, all lines together.
+fn settings(units: &[&str], key: &str) -> Vec<String> {
+    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rootfs-overlay/usr/lib");
+    let texts = units.iter().map(|unit| fs::read_to_string(overlay.join(unit)).unwrap());
+    let text = texts.collect::<Vec<_>>().join("\n");
+    let values = text.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    values.flat_map(str::split_whitespace).map(str::to_owned).collect()
+}
+
+/// The agent's unit keeps from plugins what they need, and the file for cards with plugins gives it to them.
+/// Capabilities and read-only places are as systemd makes them; the namespace is that of the first process.
+#[test]
+#[ignore = "needs root, for network namespaces, and containernetworking-plugins"]
+fn plugins_work_with_the_rights_that_the_agents_unit_gives_them() {
+    const INSIDE: &str = "DPU_AGENT_TEST_RIGHTS";
+    let test = "plugins_work_with_the_rights_that_the_agents_unit_gives_them";
+    if std::env::var_os(INSIDE).is_none() {
+        let run = |units: &[&str]| {
+            let system = settings(units, "ProtectSystem").pop().unwrap();
+            let mode = if system == "strict" { "ro" } else { "rw" };
+            let mut bounds = "-all".to_owned();
+            for capability in settings(units, "CapabilityBoundingSet") {
+                bounds += &format!(",+{}", capability.trim_start_matches("CAP_").to_lowercase());
+            }
+            let script = format!(
+                "mkdir -p /var/lib/cni && mount -t tmpfs -o {mode} tmpfs /var/lib/cni \
+                 && mount -t tmpfs -o {mode} tmpfs /run \
+                 && setpriv --no-new-privs --bounding-set={bounds} \"$0\" \"$@\"; exit $?"
+            );
+            let program = std::env::current_exe().unwrap();
+            let mut command = std::process::Command::new("unshare");
+            command.args(["--net", "--mount", "--pid", "--fork", "--mount-proc", "sh", "-c", &script]);
+            command.arg(program).args(["--exact", test, "--include-ignored", "--nocapture"]);
+            let output = command.env(INSIDE, "1").output().unwrap();
+            let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            (output.status.success() && text.contains("1 passed"), text)
+        };
+        let (passed, text) = run(&["systemd/system/dpu-agent.service"]);
+        assert!(!passed && text.contains("ADD of the plugin `bridge`"), "{text}");
+        let (passed, text) = run(&["systemd/system/dpu-agent.service", "dpukit/dpu-agent-plugins.conf"]);
+        assert!(passed, "{text}");
+        return;
+    }
+    run("ip", &["link", "set", "dev", "lo", "up"]);
+    let list = r#"{ "name": "cep", "cniVersion": "1.0.0", "plugins": [
+        { "type": "bridge", "bridge": "br0", "isGateway": true,
+          "ipam": { "type": "host-local", "ranges": [[{ "subnet": "10.88.0.0/24" }]] } },
+        { "type": "tuning", "mtu": 1400 } ] }"#;
+    let folder = tempfile::tempdir().unwrap();
+    let delegate = delegate(folder.path(), list, "/proc/1/ns/net");
+    runtime().block_on(async {
+        let one = attachment("c01", "sdp3");
+        let made = delegate.add(&one, soon()).await.map_err(text).unwrap();
+        assert!(run("ip", &["link", "show", "dev", "sdp3"]).contains("mtu 1400"));
+        delegate.del(&one, Some(&made), soon()).await.map_err(text).unwrap();
+        assert_eq!(reserved(), Vec::<String>::new());
+    });
+}

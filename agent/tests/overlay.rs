@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use dpu_agent::doctor::SERVICES;
 use dpu_plan::{Agent, Link, Plan};
@@ -55,6 +56,33 @@ fn units_of_our_own_are_enabled_and_run_what_there_is() {
         }
     }
     assert_eq!(seen, 7);
+}
+
+#[test]
+fn the_agent_gets_the_rights_of_plugins_where_it_has_plugins() {
+    let generator = overlay().join("usr/lib/systemd/system-generators/dpu-agent-plugins");
+    let granted = |plan: &str, own: Option<&str>| {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in [("usr/lib/dpukit/plan.toml", Some(plan)), ("etc/dpukit/pods.toml", own)] {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            text.map(|text| fs::write(path, text).unwrap());
+        }
+        let (units, root) = (root.path().join("units"), root.path());
+        fs::create_dir(&units).unwrap();
+        // It is told two more folders, as systemd has it.
+        let output = Command::new(&generator).args([&units; 3]).env("DPUKIT_ROOT", root).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let target = fs::read_link(units.join("dpu-agent.service.d/plugins.conf")).ok()?;
+        assert!(overlay().join(target.strip_prefix("/").unwrap()).is_file(), "{target:?}");
+        Some(())
+    };
+    let (delegate, routed) = ("[pods]\nnetwork = { delegate = {} }\n", "[pods.network.routed]\n");
+    assert_eq!(granted(delegate, None), Some(()));
+    assert_eq!(granted("[pods.network.delegate]\n", None), Some(()));
+    assert_eq!(granted(routed, Some(delegate)), Some(()));
+    assert_eq!(granted(delegate, Some(routed)), None, "the card's own file stands in for the plan");
+    assert_eq!(granted("# delegate\n[pods]\n", None), None);
 }
 
 #[test]
