@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use dpu_agent::doctor::SERVICES;
+use dpu_agent::pods::routed::GROUP;
 use dpu_plan::{Agent, Link, Plan};
 
 fn overlay() -> PathBuf {
@@ -92,6 +93,9 @@ fn the_firewall_opens_the_agents_port_to_the_link_alone() {
     let opening: Vec<_> = lines(&rules).filter(|line| line.contains(&port)).collect();
     let start = format!("iifgroup {} tcp dport {port} accept", Link::GROUP);
     assert!(matches!(opening.as_slice(), [line] if line.starts_with(&start)), "{opening:?}");
+    let pods = lines(&rules).position(|line| line.starts_with(&format!("iifgroup {GROUP} drop")));
+    let first = lines(&rules).position(|line| line.contains("dport"));
+    assert!(pods.is_some() && pods < first, "a pod is kept out before anything is opened");
     assert!(rules.contains("policy drop;"));
     assert!(rules.contains("table inet dpukit") && rules.contains("chain input"));
 }

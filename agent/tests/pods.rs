@@ -68,6 +68,36 @@ fn pods_reach_each_other_and_the_world_and_an_end_of_the_agent_costs_them_nothin
     });
 }
 
+/// With the firewall of the image.
+#[test]
+#[ignore = "needs root, for network namespaces"]
+fn pods_reach_nothing_of_the_card_itself() {
+    if !inside("pods_reach_nothing_of_the_card_itself", &["--net", "--mount"]) {
+        return;
+    }
+    block_on(async {
+        let world = World::new(1, false);
+        world.is_serving().await;
+        world.pod("c1", 0).await;
+        let _sshd = std::net::TcpListener::bind("[::]:22").unwrap();
+        let connects = |from: &str, to: &str| {
+            let line = format!("netns exec {from} timeout 2 bash -c </dev/tcp/{to}/22");
+            let words = line.splitn(8, ' ');
+            std::process::Command::new("ip").args(words).output().unwrap().status.success()
+        };
+        let card = ["169.254.1.1", "192.168.1.1", "198.51.100.1", "fd00:51::1"];
+        for address in card {
+            world.until("it is there", async || connects("c1", address)).await;
+        }
+        sh(&format!("nft -f {}/../rootfs-overlay/etc/nftables.conf", env!("CARGO_MANIFEST_DIR")));
+        for address in card {
+            assert!(!connects("c1", address), "{address}");
+        }
+        assert!(connects("outside", "198.51.100.1") && connects("outside", "fd00:51::1"));
+        assert!(reaches("c1", &[outside().as_slice(), &["169.254.1.1".to_owned()]].concat()));
+    });
+}
+
 #[test]
 #[ignore = "needs root, for network namespaces"]
 fn leaks_are_found_freed_and_counted() {

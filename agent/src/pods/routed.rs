@@ -28,6 +28,7 @@ use super::request::Key;
 use super::state::FOLDER;
 use crate::tree::Tree;
 use ipam::Ipam;
+pub use kernel::GROUP;
 use kernel::{At, Kernel};
 
 /// The gateway of IPv4, link-local (RFC 3927) and the same for every pod.
@@ -88,7 +89,7 @@ impl Routed {
         let link = link.with_context(|| format!("there is no interface `{interface}`"))?;
         let told = interface.to_owned();
         tokio::task::spawn_blocking(move || sysctl::set_up(&told)).await.context("setting sysctls")??;
-        if !link.up {
+        if !link.up || link.group != GROUP {
             self.kernel.bring_up(link.index).await?;
         }
         Ok(link.index)

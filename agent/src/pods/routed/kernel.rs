@@ -13,7 +13,7 @@ use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope,
 };
-use rtnetlink::packet_route::link::LinkFlags;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
 use rtnetlink::packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage};
 use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -25,6 +25,9 @@ use tokio_stream::{Stream, StreamExt as _};
 /// The number by which our routes and addresses are known (`rtm_protocol`, `IFA_PROTO`): none of those in
 /// iproute2's `rt_protos`.
 pub const OURS: u8 = 177;
+
+/// The interface group of pods' VFs, by which the firewall knows them (`etc/nftables.conf` of the image).
+pub const GROUP: u32 = 78;
 
 /// An address that an interface has or leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +45,8 @@ pub struct Link {
     pub index: u32,
     /// Whether it is up.
     pub up: bool,
+    /// Its group.
+    pub group: u32,
 }
 
 /// The kernel's tables, of the network namespace in which this was made.
@@ -76,15 +81,17 @@ impl Kernel {
             Ok(found) => Ok(found.map(|message| Link {
                 index: message.header.index,
                 up: message.header.flags.contains(LinkFlags::Up),
+                group: message.attributes.iter().find_map(group).unwrap_or_default(),
             })),
             Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("asking for the interface `{name}`")),
         }
     }
 
-    /// Brings an interface up.
+    /// Puts an interface into [`GROUP`], and brings it up.
     pub async fn bring_up(&self, index: u32) -> Result<()> {
-        let order = LinkUnspec::new_with_index(index).up().build();
+        let group = LinkAttribute::Group(GROUP);
+        let order = LinkUnspec::new_with_index(index).append_extra_attribute(group).up().build();
         done(self.handle().link().set(order).execute().await)
             .with_context(|| format!("bringing up interface {index}"))
     }
@@ -186,6 +193,13 @@ fn open() -> Result<Handle> {
 
 const ENODEV: i32 = 19;
 const ESRCH: i32 = 3;
+
+fn group(attribute: &LinkAttribute) -> Option<u32> {
+    match attribute {
+        LinkAttribute::Group(group) => Some(*group),
+        _ => None,
+    }
+}
 
 fn route_to(at: At) -> RouteMessage {
     let mut message = match at.address {
