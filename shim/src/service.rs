@@ -21,6 +21,7 @@ mod aside;
 mod certificate;
 mod gate;
 mod pf;
+mod placed;
 mod settle;
 
 #[cfg(test)]

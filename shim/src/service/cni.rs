@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::aside;
 use super::config::{Config, Others, WhileDown};
 use super::machine::Machine;
+use super::placed::Placed;
 use super::report::Report;
 use crate::files;
 
@@ -35,13 +36,13 @@ pub struct Standing {
 
 /// Looks into the folder.
 pub fn look(machine: &Machine) -> Result<Standing> {
-    let Config { folder, file, .. } = &machine.config;
-    let names = configurations(machine)?;
+    let folder = &machine.config.folder;
+    let names = configurations(machine, folder)?;
     let aside = aside::list(&machine.files, folder)?;
     Ok(Standing {
         in_place: there(machine)? == There::Ours,
         first: names.first().cloned(),
-        others: names.into_iter().filter(|name| name != file).collect(),
+        others: names.into_iter().filter(|name| !is_ours(machine, folder, name)).collect(),
         aside: aside.iter().map(aside::Aside::file).collect(),
     })
 }
@@ -50,6 +51,7 @@ pub fn look(machine: &Machine) -> Result<Standing> {
 pub fn place(machine: &Machine, report: &mut Report) -> Result<()> {
     let Config { folder, file, .. } = &machine.config;
     let path = folder.join(file);
+    Placed::change(&machine.files, |placed| placed.configurations.insert(folder.clone()))?;
     match there(machine)? {
         There::Ours => report.found(format!("`{}` is in place", path.display())),
         found => {
@@ -61,7 +63,12 @@ pub fn place(machine: &Machine, report: &mut Report) -> Result<()> {
         }
     }
     // Ours is there by now, so that there is no moment without any.
-    for name in configurations(machine)?.iter().filter(|name| *name != file) {
+    for name in configurations(machine, folder)?.iter().filter(|name| *name != file) {
+        if is_ours(machine, folder, name) {
+            // It had another name by an earlier configuration.
+            report.try_to(|report| remove(machine, folder, name, report));
+            continue;
+        }
         let is_meant = match machine.config.others {
             Others::Before => name < file,
             Others::All => true,
@@ -71,15 +78,19 @@ pub fn place(machine: &Machine, report: &mut Report) -> Result<()> {
             report.try_to(|report| put_aside(machine, name, report));
         }
     }
+    for other in Placed::read(&machine.files)?.configurations.iter().filter(|other| *other != folder) {
+        clear(machine, other, report);
+    }
     Ok(())
 }
 
 /// Takes our configuration away because the card is down, where that is wanted and lets no other network
 /// take over.
 pub fn withdraw(machine: &Machine, report: &mut Report) -> Result<()> {
-    let path = machine.config.folder.join(&machine.config.file);
+    let Config { folder, file, .. } = &machine.config;
+    let path = folder.join(file);
     let shown = path.display();
-    if matches!(there(machine)?, There::Nothing | There::Others) {
+    if ours(machine, folder)?.is_empty() {
         report.found(format!("`{shown}` is not in place"));
         return Ok(());
     }
@@ -93,23 +104,50 @@ pub fn withdraw(machine: &Machine, report: &mut Report) -> Result<()> {
             .found(format!("`{shown}` stays in place: without it, pods would get the network of `{other}`"));
         return Ok(());
     }
-    take_away(machine, report)
+    take_away(machine, folder, report)
 }
 
-/// Takes our configuration away.
-pub fn take_away(machine: &Machine, report: &mut Report) -> Result<()> {
-    let path = machine.config.folder.join(&machine.config.file);
-    if matches!(there(machine)?, There::Ours | There::Older) {
-        files::remove(&machine.files.at(&path))?;
-        report.did(format!("took `{}` away", path.display()));
+/// Takes our configuration away from a folder, whatever its name is there.
+fn take_away(machine: &Machine, folder: &Path, report: &mut Report) -> Result<()> {
+    for name in ours(machine, folder)? {
+        report.try_to(|report| remove(machine, folder, &name, report));
     }
     Ok(())
 }
 
-/// Puts those of others back in their places.
+fn remove(machine: &Machine, folder: &Path, name: &str, report: &mut Report) -> Result<()> {
+    let path = folder.join(name);
+    files::remove(&machine.files.at(&path))?;
+    report.did(format!("took `{}` away", path.display()));
+    Ok(())
+}
+
+/// Takes ours away wherever it was put, and puts those of others back in their places.
 pub fn restore(machine: &Machine, report: &mut Report) {
-    report.try_to(|report| take_away(machine, report));
-    aside::restore(&machine.files, &machine.config.folder, |_| true, report);
+    report.try_to(|report| {
+        let mut folders = Placed::read(&machine.files)?.configurations;
+        folders.insert(machine.config.folder.clone());
+        folders.iter().for_each(|folder| clear(machine, folder, report));
+        Ok(())
+    });
+}
+
+/// Makes a folder what it was without us. It is forgotten once that is done.
+fn clear(machine: &Machine, folder: &Path, report: &mut Report) {
+    let wrong = report.wrong.len();
+    report.try_to(|report| {
+        // One of ours may have been moved aside, when it had another name.
+        for aside in aside::list(&machine.files, folder)?.iter().map(aside::Aside::file) {
+            if is_ours(machine, folder, &aside) {
+                remove(machine, folder, &aside, report)?;
+            }
+        }
+        take_away(machine, folder, report)
+    });
+    aside::restore(&machine.files, folder, |_| true, report);
+    if report.wrong.len() == wrong {
+        report.try_to(|_| Placed::change(&machine.files, |placed| placed.configurations.remove(folder)));
+    }
 }
 
 /// What is under our configuration's name.
@@ -132,11 +170,31 @@ fn there(machine: &Machine) -> Result<There> {
         return Ok(There::Others);
     }
     let found = std::fs::read(&real).with_context(|| format!("reading `{}`", path.display()))?;
-    if found == text(&machine.config)?.as_bytes() {
-        return Ok(There::Ours);
-    }
-    let is_marked = serde_json::from_slice::<Value>(&found).is_ok_and(|list| list[MARK.0] == MARK.1);
-    Ok(if is_marked { There::Older } else { There::Others })
+    Ok(if found == text(&machine.config)?.as_bytes() {
+        There::Ours
+    } else if is_marked(&found) {
+        There::Older
+    } else {
+        There::Others
+    })
+}
+
+/// The configurations of a folder that we wrote, under whatever name.
+fn ours(machine: &Machine, folder: &Path) -> Result<Vec<String>> {
+    let mut names = configurations(machine, folder)?;
+    names.retain(|name| is_ours(machine, folder, name));
+    Ok(names)
+}
+
+/// Whether we wrote a file. One that cannot be read is not known to be ours.
+fn is_ours(machine: &Machine, folder: &Path, name: &str) -> bool {
+    let path = machine.files.at(folder.join(name));
+    let is_file = path.symlink_metadata().is_ok_and(|meta| meta.is_file());
+    is_file && std::fs::read(path).is_ok_and(|found| is_marked(&found))
+}
+
+fn is_marked(text: &[u8]) -> bool {
+    serde_json::from_slice::<Value>(text).is_ok_and(|list| list[MARK.0] == MARK.1)
 }
 
 fn text(config: &Config) -> Result<String> {
@@ -146,12 +204,12 @@ fn text(config: &Config) -> Result<String> {
 }
 
 /// The files that a runtime reads, in its order.
-fn configurations(machine: &Machine) -> Result<Vec<String>> {
+fn configurations(machine: &Machine, folder: &Path) -> Result<Vec<String>> {
     let is_read = |name: &String| {
         let ending = Path::new(name).extension().and_then(|ending| ending.to_str());
         matches!(ending, Some("conf" | "conflist" | "json"))
     };
-    Ok(machine.files.names(&machine.config.folder)?.into_iter().filter(is_read).collect())
+    Ok(machine.files.names(folder)?.into_iter().filter(is_read).collect())
 }
 
 fn put_aside(machine: &Machine, name: &str, report: &mut Report) -> Result<()> {
@@ -276,5 +334,41 @@ mod tests {
         let text = host.machine.files.read_if(format!("{FOLDER}/{OURS}")).unwrap().unwrap();
         assert!(text.contains("\"mtu\": 1400"), "{text}");
         assert_eq!(names(&host), OURS, "an older one of ours is not kept");
+    }
+
+    #[test]
+    fn ours_follows_its_name_and_its_folder() {
+        for (before, after) in [("20-a", "30-b"), ("20-a", "10-b")] {
+            let mut host = with(&format!("cni.file = \"{before}.conflist\""), &["05-theirs.conf"]);
+            place(&host);
+            host.machine.config = Config::parse(&format!("cni.file = \"{after}.conflist\"")).unwrap();
+            assert_eq!(look(&host.machine).unwrap().others, [""; 0]);
+            place(&host);
+            assert_eq!(names(&host), format!("05-theirs.conf.dpukit-aside {after}.conflist"));
+            withdraw(&host);
+            assert_eq!(names(&host), "05-theirs.conf.dpukit-aside");
+            place(&host);
+            host.machine.config = Config::parse("cni.folder = \"/etc/other\"").unwrap();
+            place(&host);
+            assert_eq!(names(&host), "05-theirs.conf", "the old folder is as it was");
+            let mut report = Report::default();
+            restore(&host.machine, &mut report);
+            assert_eq!(host.machine.files.names("/etc/other").unwrap(), [""; 0]);
+            assert_eq!(Placed::read(&host.machine.files).unwrap(), Placed::default());
+        }
+    }
+
+    #[test]
+    fn ours_under_an_old_name_goes_while_the_card_is_down_and_is_not_put_back() {
+        let mut host = with("cni.file = \"20-a.conflist\"", &[]);
+        place(&host);
+        host.machine.config = Config::parse("cni.file = \"30-b.conflist\"").unwrap();
+        assert_eq!(withdraw(&host).did, [format!("took `{FOLDER}/20-a.conflist` away")]);
+        place(&host);
+        // As an earlier release did with an older one of ours.
+        let text = host.machine.files.read_if(format!("{FOLDER}/30-b.conflist")).unwrap().unwrap();
+        host.fake.file(&format!("{FOLDER}/20-a.conflist{}", aside::ENDING), &text);
+        restore(&host.machine, &mut Report::default());
+        assert_eq!(names(&host), "");
     }
 }

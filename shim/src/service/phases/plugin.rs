@@ -11,19 +11,28 @@ use crate::files;
 use crate::service::aside;
 use crate::service::config::PLUGIN;
 use crate::service::machine::Machine;
+use crate::service::placed::Placed;
 use crate::service::report::Report;
 
 /// Where the package has the plugin.
 pub const PACKAGED: &str = "/usr/lib/cni/offload-cni";
 
-#[allow(clippy::unnecessary_wraps, reason = "every phase's `work` has this signature")]
 pub fn work(machine: &Machine, mode: Mode, report: &mut Report) -> Result<()> {
     if !machine.files.exists(PACKAGED) {
         report.wrong(format!("there is no `{PACKAGED}`: install the package dpukit-host again"));
         return Ok(());
     }
-    for folder in &machine.config.plugins {
+    let meant = &machine.config.plugins;
+    if mode == Mode::SetUp {
+        Placed::change(&machine.files, |placed| placed.plugins.extend(meant.iter().cloned()))?;
+    }
+    for folder in meant {
         report.try_to(|report| put(machine, mode, folder, report));
+    }
+    if mode == Mode::SetUp {
+        for other in Placed::read(&machine.files)?.plugins.iter().filter(|other| !meant.contains(other)) {
+            clear(machine, other, report);
+        }
     }
     Ok(())
 }
@@ -61,18 +70,30 @@ fn is_ours(machine: &Machine, path: &Path) -> bool {
     path == Path::new(PACKAGED) || is_link()
 }
 
-/// Takes our links away, and puts back what was in their place.
+/// Takes our links away wherever they were put, and puts back what was in their place.
 pub fn restore(machine: &Machine, report: &mut Report) {
-    for folder in &machine.config.plugins {
-        let path = folder.join(PLUGIN);
-        report.try_to(|report| {
-            if path != Path::new(PACKAGED) && is_ours(machine, &path) {
-                files::remove(&machine.files.at(&path))?;
-                report.did(format!("took the link `{}` away", path.display()));
-            }
-            Ok(())
-        });
-        aside::restore(&machine.files, folder, |name| name == PLUGIN, report);
+    report.try_to(|report| {
+        let mut folders = Placed::read(&machine.files)?.plugins;
+        folders.extend(machine.config.plugins.iter().cloned());
+        folders.iter().for_each(|folder| clear(machine, folder, report));
+        Ok(())
+    });
+}
+
+/// Makes a folder what it was without us. It is forgotten once that is done.
+fn clear(machine: &Machine, folder: &Path, report: &mut Report) {
+    let path = folder.join(PLUGIN);
+    let wrong = report.wrong.len();
+    report.try_to(|report| {
+        if path != Path::new(PACKAGED) && is_ours(machine, &path) {
+            files::remove(&machine.files.at(&path))?;
+            report.did(format!("took the link `{}` away", path.display()));
+        }
+        Ok(())
+    });
+    aside::restore(&machine.files, folder, |name| name == PLUGIN, report);
+    if report.wrong.len() == wrong {
+        report.try_to(|_| Placed::change(&machine.files, |placed| placed.plugins.remove(folder)));
     }
 }
 
@@ -80,6 +101,7 @@ pub fn restore(machine: &Machine, report: &mut Report) {
 mod tests {
     use super::super::{Mode, PHASES, Record};
     use super::*;
+    use crate::service::config::Config;
     use crate::service::fake::Host;
 
     fn run(host: &Host, mode: Mode) -> Record {
@@ -119,6 +141,21 @@ mod tests {
         assert_eq!(fs::read_to_string(host.fake.at("/opt/cni/bin/offload-cni")).unwrap(), "theirs");
         assert!(host.fake.at("/opt/cni/bin/bridge.dpukit-aside").exists());
         assert!(host.fake.at(PACKAGED).exists(), "the package's own is dpkg's");
+    }
+
+    #[test]
+    fn a_folder_that_is_no_longer_meant_is_as_it_was() {
+        let mut host = installed();
+        host.fake.file("/opt/cni/bin/offload-cni", "theirs");
+        run(&host, Mode::SetUp);
+        host.machine.config = Config::parse("cni.plugin-folders = [\"/usr/libexec/cni\"]").unwrap();
+        run(&host, Mode::Look);
+        assert!(is_ours(&host.machine, Path::new("/opt/cni/bin/offload-cni")), "a look changes nothing");
+        run(&host, Mode::SetUp);
+        assert!(is_ours(&host.machine, Path::new("/usr/libexec/cni/offload-cni")));
+        assert_eq!(fs::read_to_string(host.fake.at("/opt/cni/bin/offload-cni")).unwrap(), "theirs");
+        restore(&host.machine, &mut Report::default());
+        assert!(!host.fake.at("/usr/libexec/cni/offload-cni").is_symlink());
     }
 
     #[test]
