@@ -83,7 +83,12 @@ fn work(command: &Command) -> Result<ExitCode> {
             Ok(ExitCode::from(diagnosis.exit_code()))
         }
         Command::Restore => {
-            let report = restore::restore(&machine()?)?;
+            let (machine, unusable) = Machine::open_for_the_end(&root)?;
+            if let Some(error) = unusable {
+                eprintln!("warning: {}", format!("{error:#}").trim_end());
+                eprintln!("the defaults stand in, and what was noted of where things were put");
+            }
+            let report = restore::restore(&machine)?;
             for did in report.did.iter().chain(&report.found) {
                 println!("{did}");
             }

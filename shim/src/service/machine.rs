@@ -33,7 +33,21 @@ impl Machine {
     pub fn open(root: &str) -> Result<Self> {
         let files = Files::below(root);
         let config = Config::read(&files)?;
-        Ok(Self { kernel: Box::new(System(files.clone())), files, config, waiting: Cell::new(None) })
+        Ok(Self::with(files, config))
+    }
+
+    /// As [`Machine::open`], for the end: the defaults stand in for a configuration that cannot be used, and why
+    /// it cannot is told.
+    pub fn open_for_the_end(root: &str) -> Result<(Self, Option<anyhow::Error>)> {
+        let files = Files::below(root);
+        Ok(match Config::read(&files) {
+            Ok(config) => (Self::with(files, config), None),
+            Err(error) => (Self::with(files, Config::parse("")?), Some(error)),
+        })
+    }
+
+    fn with(files: Files, config: Config) -> Self {
+        Self { kernel: Box::new(System(files.clone())), files, config, waiting: Cell::new(None) }
     }
 
     /// The PCI addresses of the VFs that are claimed, be the claim readable or damaged.
