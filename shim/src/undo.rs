@@ -4,7 +4,6 @@
 //! It goes as far as it can. What could not be undone stays on the disk as a tombstone, and is tried again by later
 //! calls. The VF is free meanwhile, but nobody gets it before the tombstone is settled.
 
-use std::borrow::Cow;
 use std::thread;
 use std::time::Duration;
 
@@ -24,7 +23,8 @@ use crate::ipam::Ipam;
 pub struct Undo<'a> {
     /// The call.
     pub call: &'a Invocation,
-    /// The call's configuration. Where it cannot be read, those that claims hold are used.
+    /// The call's configuration, which tells the way to the agent. Where it cannot be read, those that claims hold
+    /// do. Addresses are always given back as the claim's says.
     pub config: Option<&'a Config>,
     /// The agents.
     pub cards: Cards,
@@ -44,20 +44,23 @@ impl<'a> Undo<'a> {
         lock: &Lock,
     ) -> Result<Claim> {
         let span = Span::current();
+        let made_with = Config::of_json(claim.config.clone()).context("reading the claim's configuration");
         claim.left = thread::scope(|scope| {
             let bring_back =
                 || span.in_scope(|| remains("the interface", bring_back(host, &claim, deadline)));
             // The kernel waits most of the time that it takes for this.
             let device = claim.left.device.then(|| scope.spawn(bring_back));
-            let config = self.config_of(&claim);
-            let config = config.as_deref();
             let (mut addresses, mut card) = (claim.left.addresses, claim.left.card);
             if addresses {
-                let given = config.map_err(again).and_then(|config| self.give_back(config, &claim, deadline));
+                // Those of the ADD: by now, the network may have another IPAM plugin, or none.
+                let config = made_with.as_ref().map_err(again);
+                let given = config.and_then(|config| self.give_back(config, &claim, deadline));
                 addresses = remains("the addresses", given);
             }
             if card {
-                let told = config.map_err(again).and_then(|config| self.tell_card(config, &claim, deadline));
+                // The way to the agent of today.
+                let config = self.newer(&claim).map_or_else(|| made_with.as_ref().map_err(again), Ok);
+                let told = config.and_then(|config| self.tell_card(config, &claim, deadline));
                 card = remains("the card's part", told);
             }
             // Where it panicked, it may be anywhere.
@@ -104,18 +107,24 @@ impl<'a> Undo<'a> {
         }
     }
 
-    /// The configuration that a claim was made with, or this call's of the same network, which is newer.
-    fn config_of(&self, claim: &Claim) -> Result<Cow<'a, Config>> {
-        match self.config {
-            Some(config) if config.network == claim.network => Ok(Cow::Borrowed(config)),
-            _ => Ok(Cow::Owned(
-                Config::of_json(claim.config.clone()).context("reading the claim's configuration")?,
-            )),
-        }
+    /// The call's configuration, if it is of the claim's network.
+    fn newer(&self, claim: &Claim) -> Option<&'a Config> {
+        self.config.filter(|config| config.network == claim.network)
     }
 
     fn give_back(&self, config: &Config, claim: &Claim, deadline: Deadline) -> Result<()> {
         let Some(plugin) = &config.ipam else { return Ok(()) };
+        let is_there = self.call.path.iter().any(|folder| folder.join(plugin).is_file());
+        let has_changed = self.newer(claim).is_some_and(|newer| newer.ipam.as_ref() != Some(plugin));
+        if !is_there && has_changed {
+            // A misspelt one never was there, and one that was removed will not come back: no reason to keep a VF
+            // from pods for ever.
+            tracing::warn!(
+                plugin,
+                "the network has another IPAM plugin now, and this one is gone: it is not asked"
+            );
+            return Ok(());
+        }
         Ipam { call: self.call, plugin, config }.del(&claim.attachment, deadline.part(80))
     }
 
@@ -145,4 +154,66 @@ fn remains(what: &str, undone: Result<()>) -> bool {
 /// The same error for a second one who asks.
 fn again(error: &anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Instant;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::fake::Fake;
+    use crate::files::Files;
+
+    fn config(json: &Value) -> Config {
+        Config::of_json(json.as_object().unwrap().clone()).unwrap()
+    }
+
+    /// Whatever the network's configuration has become since.
+    #[test]
+    fn addresses_are_given_back_to_who_gave_them() {
+        let plain =
+            json!({"cniVersion": "1.0.0", "name": "offload", "type": "offload-cni", "insecure": true});
+        let with = |ipam: Value| {
+            let mut config = plain.clone();
+            config["ipam"] = ipam;
+            config
+        };
+        let made_with = with(json!({"type": "gives", "dataDir": "/old"}));
+        for newer in [plain.clone(), with(json!({"type": "other"})), with(json!({"type": "gives"}))] {
+            let fake = Fake::new();
+            let script = "#!/bin/sh\necho $CNI_COMMAND $CNI_CONTAINERID >$0.asked; cat >>$0.asked\n";
+            fake.file("/plugins/gives", script);
+            fs::set_permissions(fake.at("/plugins/gives"), fs::Permissions::from_mode(0o755)).unwrap();
+            let claim: Claim = serde_json::from_value(json!({
+                "containerID": "c1", "ifname": "eth0", "network": "offload",
+                "pod": {"namespace": "default", "name": "pod", "uid": ""},
+                "namespace": {"path": "/run/netns/c1", "device": 1, "inode": 1, "boot": ""},
+                "vf": {"address": "0000:01:10.0", "number": 0, "pf": 0, "pfs": 1},
+                "before": {"name": "vf0", "mac": "02:00:00:00:00:01", "mtu": 1500, "up": false},
+                "left": {"device": false, "addresses": true, "card": false},
+                "config": made_with,
+            }))
+            .unwrap();
+            let mut host = Host::open(Files::below(fake.root())).unwrap();
+            let folder = fake.at("/plugins");
+            let call = Invocation::read(|name| match name {
+                "CNI_COMMAND" => Some(OsString::from("STATUS")),
+                "CNI_PATH" => Some(folder.clone().into()),
+                _ => None,
+            });
+            let (call, newer) = (call.unwrap(), config(&newer));
+            let mut undo = Undo { call: &call, config: Some(&newer), cards: Cards::default() };
+            let deadline = Deadline::after(Instant::now(), Duration::from_secs(30));
+            let lock = host.store.lock(&claim.attachment, deadline).unwrap();
+            let undone = undo.undo(&mut host, claim, deadline, &lock).unwrap();
+            assert!(undone.left.is_nothing());
+            let asked = fs::read_to_string(fake.at("/plugins/gives.asked")).unwrap();
+            assert!(asked.starts_with("DEL c1\n") && asked.contains("\"/old\""), "{asked}");
+        }
+    }
 }
