@@ -4,8 +4,9 @@ use anyhow::{Result, bail};
 use dpu_api::{CniAttachment, CnigcRequest};
 
 use crate::card::Cards;
+use crate::claims::Store;
 use crate::cni::{Attachment, Invocation, Version};
-use crate::config::Config;
+use crate::config::{Config, Peer};
 use crate::deadline::Deadline;
 use crate::host::Host;
 use crate::ipam::Ipam;
@@ -38,7 +39,7 @@ pub fn gc(host: &mut Host, call: &Invocation, config: &Config, deadline: Deadlin
             Err(error) => wrong.push(format!("`{}`: {error:#}", tombstone.attachment)),
         }
     }
-    if let Err(error) = tell_card(host, &mut undo, config, valid, deadline) {
+    if let Err(error) = tell_card(&host.store, &mut undo.cards, &config.agent, valid, deadline) {
         wrong.push(format!("{error:#}"));
     }
     if let Some(plugin) = &config.ipam
@@ -59,19 +60,20 @@ fn forget(host: &mut Host, undo: &mut Undo, attachment: &Attachment, deadline: D
     undo.undo(host, claim, deadline, &lock).map(drop)
 }
 
-/// Has the card forget all that this host does not know. Other networks' attachments are valid too.
-fn tell_card(
-    host: &Host,
-    undo: &mut Undo,
-    config: &Config,
+/// Has the card forget all that this host does not know. Other networks' attachments are valid too. Needs
+/// [`Store::keep_adds_waiting`].
+pub fn tell_card(
+    store: &Store,
+    cards: &mut Cards,
+    agent: &Peer,
     mut valid: Vec<Attachment>,
     deadline: Deadline,
 ) -> Result<()> {
-    valid.extend(host.store.claims()?.into_iter().map(|claim| claim.attachment));
+    valid.extend(store.claims()?.into_iter().map(|claim| claim.attachment));
     valid.sort();
     valid.dedup();
     let attachment =
         |valid: Attachment| CniAttachment { container_id: valid.container, ifname: valid.interface };
     let request = CnigcRequest { valid: valid.into_iter().map(attachment).collect() };
-    undo.cards.of(&config.agent)?.gc(&request, deadline)
+    cards.of(agent)?.gc(&request, deadline)
 }

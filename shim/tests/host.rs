@@ -311,6 +311,41 @@ fn what_stops_no_pod_does_not_stop_the_node_and_trouble_does_not_stop_the_clean_
 }
 
 #[test]
+#[ignore = "needs root for network namespaces"]
+fn the_card_forgets_pods_that_this_host_does_not_know() {
+    if !inside("the_card_forgets_pods_that_this_host_does_not_know") {
+        return;
+    }
+    let mut node = Node::new("");
+    node.world.fake.file(&format!("/sys/bus/pci/devices/{PF}/sriov_numvfs"), "4\n");
+    for pod in ["one", "two", "three"] {
+        node.world.add(pod, &json!({}));
+    }
+    let bring_back = |pod: &str, name: &str| {
+        run(&format!("ip -n {pod} link set dev eth0 down"));
+        run(&format!("ip -n {pod} link set dev eth0 name {name} netns {}", std::process::id()));
+    };
+    node.start_firmware();
+    // The books of one are lost, with its VF back on the host; those of another are damaged, while it runs.
+    bring_back("one", "vf0");
+    node.world.fake.remove(&format!("/var/lib/dpukit/claims/{}", node.world.vfs[0]));
+    node.world.fake.file(&format!("/var/lib/dpukit/claims/{}", node.world.vfs[1]), "{");
+    node.start();
+    wait_until("our configuration is in place", || node.is_placed());
+    let log = node.stop();
+    assert!(log.contains("reconcile: the card is not asked to clean up"), "{log}");
+    assert_eq!(node.world.agent.attachments().len(), 3);
+
+    node.world.fake.remove(&format!("/var/lib/dpukit/claims/{}", node.world.vfs[1]));
+    bring_back("two", "vf1");
+    node.start();
+    wait_until("the pods that are not known are forgotten", || {
+        node.world.agent.attachments() == ["three:eth0"]
+    });
+    node.stop();
+}
+
+#[test]
 fn a_configuration_that_makes_no_sense_starts_nothing() {
     let fake = Fake::new();
     fake.file("/etc/dpukit/host.toml", "[vfs]\ncount = 8\nnumber = 8\n");

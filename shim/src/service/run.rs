@@ -13,7 +13,7 @@ use super::gate::Gate;
 use super::machine::Machine;
 use super::phases::{Mode, PHASES, Record};
 use super::report::{Report, State as Way};
-use super::settle::settle;
+use super::settle::{reconcile, settle};
 use super::state::{Card, State, now};
 use crate::card::Cards;
 use crate::deadline::Deadline;
@@ -23,6 +23,8 @@ use crate::pairing;
 const LOCK: &str = "/run/dpukit/host.lock";
 /// How long the card's agent may take to answer.
 const ANSWER: Duration = Duration::from_secs(3);
+/// How often the card is asked to forget the networks of pods that this host does not know.
+const RECONCILE: Duration = Duration::from_mins(10);
 
 /// The lock of all that `dpu-host` changes on a host, held until it is dropped.
 #[derive(Debug)]
@@ -80,6 +82,8 @@ struct Service {
     gate: Gate,
     /// Whether the card counted as up, and since when.
     card: (bool, u64),
+    /// When the card was last asked to forget what this host does not know.
+    reconciled: Option<Instant>,
     /// What was told of each record's trouble.
     told: BTreeMap<String, String>,
 }
@@ -95,7 +99,7 @@ impl Service {
         let knew = State::read(&machine.files).unwrap_or_default().is_some_and(|state| state.card.up);
         let is_open = knew && cni::look(&machine)?.in_place;
         let gate = Gate::new(is_open, machine.config.down_after, machine.config.up_after);
-        Ok(Self { machine, gate, card: (is_open, now()), told: BTreeMap::new() })
+        Ok(Self { machine, gate, card: (is_open, now()), reconciled: None, told: BTreeMap::new() })
     }
 
     fn round(&mut self) {
@@ -128,6 +132,16 @@ impl Service {
                 Ok(())
             }));
             records.push(record("settle", |report| settle(machine, report)));
+            if self.reconciled.is_none_or(|at| at.elapsed() >= RECONCILE) {
+                records.push(record("reconcile", |report| {
+                    let reconciled = reconcile(machine, report);
+                    // One that fails is not tried again at each look, one that ADDs were in the way of is.
+                    if !matches!(reconciled, Ok(false)) {
+                        self.reconciled = Some(Instant::now());
+                    }
+                    reconciled.map(drop)
+                }));
+            }
         }
         self.tell(&records, trouble.as_deref());
         let card = Card { up: is_up, since: self.card.1, trouble };

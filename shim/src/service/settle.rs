@@ -1,4 +1,5 @@
-//! What calls of the plugin had to leave: tombstones, and VFs whose pods went without a DEL.
+//! What calls of the plugin had to leave: tombstones, VFs whose pods went without a DEL, and networks on the card
+//! that are no pod's.
 
 use std::env;
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use crate::choose::recover;
 use crate::claims::Store;
 use crate::cni::Invocation;
 use crate::deadline::Deadline;
+use crate::gc;
 use crate::host::Host;
 use crate::undo::Undo;
 use crate::vf;
@@ -48,6 +50,32 @@ pub fn settle(machine: &Machine, report: &mut Report) -> Result<()> {
     }
     let vfs = vf::vfs(&host.files, machine.config.vf)?;
     recover(&mut host, &mut undo, &vfs, deadline)
+}
+
+/// Has the card forget the networks of pods that this host does not know: an ADD that the agent read after its DEL
+/// leaves one, and so do claims that are lost. Runtimes that call GC do the same, and not all do. False where ADDs
+/// are under way, which would lose theirs.
+///
+/// It is left undone where a VF is neither the host's nor claimed by a claim that can be read: somebody else may have
+/// asked the card for its network.
+pub fn reconcile(machine: &Machine, report: &mut Report) -> Result<bool> {
+    let deadline = Deadline::after(Instant::now(), PATIENCE);
+    let mut host = Host::open(machine.files.clone())?;
+    let Ok(_adds) = host.store.keep_adds_waiting(deadline.at_most(Duration::ZERO)) else { return Ok(false) };
+    let claims = host.store.claims()?;
+    for vf in vf::vfs(&host.files, machine.config.vf)? {
+        let is_claimed = claims.iter().any(|claim| claim.vf.address == vf.address);
+        if !is_claimed && (host.store.is_claimed(&vf) || host.interface(&vf)?.is_none()) {
+            let address = vf.address;
+            report
+                .notes
+                .push(format!("the card is not asked to clean up: whose `{address}` is cannot be told"));
+            return Ok(true);
+        }
+    }
+    let agent = &machine.config.plugin.agent;
+    gc::tell_card(&host.store, &mut Cards::default(), agent, Vec::new(), deadline)?;
+    Ok(true)
 }
 
 /// What an IPAM plugin hears of who runs it.
