@@ -156,6 +156,9 @@ fn archives(project: &Project, components: &[&Component]) -> BTreeMap<String, St
     let mut needed = BTreeSet::new();
     for component in components {
         let Source::Deb(deb) = &component.source else { continue };
+        if component.instead.is_some() {
+            continue;
+        }
         if missing.contains(&component.name) {
             needed.extend(deb.suites.iter().cloned());
         } else if let Some(locked) = sources.lock.components.get(&component.name) {

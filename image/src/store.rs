@@ -135,6 +135,10 @@ impl Store {
                 .with_context(|| format!("opening the store at `{}`", cache.display()))
                 .hint(|| "name a folder that you can write to with `DPUKIT_CACHE`".into())?;
         }
+        // The licence of what lies there is one person's.
+        let private = cache.join("private");
+        fs::set_permissions(&private, fs::Permissions::from_mode(0o700))
+            .with_context(|| format!("closing `{}` to others", private.display()))?;
         Ok(Self { cache: cache.to_owned() })
     }
 

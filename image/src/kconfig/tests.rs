@@ -39,9 +39,25 @@ fn every_fragment_of_the_repository_parses_and_gives_a_reason_for_each_option() 
     }
 }
 
+/// The fragments of each board, in its order.
+fn boards() -> Vec<(String, Vec<Fragment>)> {
+    let root = folder("").join("..");
+    let listed = crate::load::boards(&root).unwrap_or_else(|problems| panic!("{problems}"));
+    let boards = listed.into_iter().filter(|board| !board.is_abstract).map(|board| {
+        let config = crate::load::load(&root, &board.name).unwrap_or_else(|problems| panic!("{problems}"));
+        let files =
+            config.board.kernel.fragments.iter().map(|name| folder("").join(format!("{name}.config")));
+        let fragments = files.map(|file| Fragment::load(&file).unwrap_or_else(|error| panic!("{error:#}")));
+        (board.name, fragments.collect())
+    });
+    boards.collect()
+}
+
 #[test]
-fn the_fragments_of_the_repository_do_not_contradict_each_other() {
-    merge(&fragments()).unwrap_or_else(|error| panic!("{}", report(&error)));
+fn the_fragments_of_a_board_do_not_contradict_each_other() {
+    for (board, fragments) in boards() {
+        merge(&fragments).unwrap_or_else(|error| panic!("{board}: {}", report(&error)));
+    }
 }
 
 #[test]
@@ -53,15 +69,16 @@ fn every_table_of_the_repository_parses_and_asks_for_something() {
 
 /// What a table asks to be off is never asked for by a fragment, and the other way round: this needs no kernel.
 #[test]
-fn no_fragment_of_the_repository_contradicts_a_table() {
-    let fragments = fragments();
-    let config = Config::parse(&merge(&fragments).unwrap()).unwrap();
-    let asked = effective(&fragments).unwrap();
-    let findings = check(&config, &tables(), "6.1.192").unwrap();
-    let against =
-        findings.iter().filter(|f| f.outcome == Outcome::Unmet && asked.contains_key(f.option.as_str()));
-    let lines: Vec<_> = against.map(ToString::to_string).collect();
-    assert!(lines.is_empty(), "{}", lines.join("\n"));
+fn no_fragment_of_a_board_contradicts_a_table() {
+    for (board, fragments) in boards() {
+        let config = Config::parse(&merge(&fragments).unwrap()).unwrap();
+        let asked = effective(&fragments).unwrap();
+        let findings = check(&config, &tables(), "6.1.192").unwrap();
+        let against =
+            findings.iter().filter(|f| f.outcome == Outcome::Unmet && asked.contains_key(f.option.as_str()));
+        let lines: Vec<_> = against.map(ToString::to_string).collect();
+        assert!(lines.is_empty(), "{board}:\n{}", lines.join("\n"));
+    }
 }
 
 const TABLE: &str =

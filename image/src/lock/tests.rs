@@ -407,3 +407,66 @@ proptest! {
         prop_assert_eq!(Lock::parse(&lock.to_string()).unwrap(), lock);
     }
 }
+
+fn of_other_sources() -> Lock {
+    let blob = |text: &str| Blob { media_type: "a/b+json".into(), size: 3, sha256: Hash::of(text) };
+    let file = |name: &str| LockedFile {
+        name: name.into(),
+        file: "x \"y\".img".into(),
+        size: 7,
+        sha256: Hash::of(name),
+    };
+    let contents = [
+        ("git", Content::Git(LockedGit { commit: "0a".repeat(20), content: Hash::of("files") })),
+        (
+            "oci",
+            Content::Oci(LockedOci {
+                manifest: blob("manifest"),
+                blobs: vec![blob("config"), blob("layer")],
+            }),
+        ),
+        ("user", Content::Files(vec![file("flash"), file("microcode/cpt04/ae.out")])),
+    ];
+    let components = contents
+        .into_iter()
+        .map(|(name, content)| (name.to_owned(), LockedComponent { request: Hash::of(name), content }));
+    Lock { suites: BTreeMap::new(), components: components.collect() }
+}
+
+#[test]
+fn commits_images_and_files_are_read_back_as_they_were_written() {
+    let lock = of_other_sources();
+    let text = lock.to_string();
+    let read = Lock::parse(&text).unwrap_or_else(|error| panic!("{error:#}\n{text}"));
+    assert_eq!(read, lock);
+    assert_eq!(read.to_string(), text);
+    let mut newer = lock.clone();
+    let Some(Content::Git(git)) = newer.components.get_mut("git").map(|locked| &mut locked.content) else {
+        panic!("no commit")
+    };
+    git.commit = "0b".repeat(20);
+    git.content = Hash::of("other files");
+    let told: Vec<_> = lock.differences(&newer).iter().map(ToString::to_string).collect();
+    let (old, new) = ("0a".repeat(20), "0b".repeat(20));
+    assert_eq!(told, [format!("`git`:\n  changed  commit {old} -> {new}")]);
+}
+
+#[test]
+fn what_can_not_be_of_a_commit_an_image_or_a_file_is_refused_with_its_line() {
+    let text = of_other_sources().to_string();
+    let after = |from: &str, to: &str| {
+        assert!(text.contains(from), "{from}");
+        format!("{:#}", Lock::parse(&text.replacen(from, to, 1)).unwrap_err())
+    };
+    let commit = "0a".repeat(20);
+    for (from, to, said) in [
+        (commit.as_str(), "0a0a", "`0a0a` is not a commit"),
+        ("microcode/cpt04", "microcode/..", "is not a file's name"),
+        ("name = \"microcode/cpt04/ae.out\"", "name = \"flash\"", "the file `flash` is there twice"),
+        ("manifest = {", "manifest-of = {", "unknown field"),
+        ("git = {", "files = []\ngit = {", "has to have one of"),
+    ] {
+        let error = after(from, to);
+        assert!(error.starts_with("line ") && error.contains(said), "{error}");
+    }
+}

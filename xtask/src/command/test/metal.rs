@@ -20,7 +20,7 @@ use crate::ui::Ui;
 
 const BOARD: &str = "cn106";
 const STAND_INS: &str = "image/tests/stand-ins";
-/// What an ELF file for AArch64 has at 18 (elf(5), `e_machine`): EM_AARCH64.
+/// `e_machine` of a program for the card, at 18 of its file (elf(5)): `EM_AARCH64`.
 const AARCH64: [u8; 2] = [183, 0];
 
 /// Builds what can be without an hour of compilers; `virt` is the board whose kernel's source stands in.
