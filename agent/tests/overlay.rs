@@ -45,7 +45,7 @@ fn units_of_our_own_are_enabled_and_run_what_there_is() {
             if text.contains("[Install]") { name.clone() } else { name.replace(".service", ".path") };
         assert!(lines(&preset).any(|line| line == format!("enable {starter}")), "{starter} is not enabled");
         seen += 1;
-        if name.ends_with(".path") {
+        if unit.extension().is_some_and(|ending| ending == "path") {
             continue;
         }
         let command = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
@@ -67,7 +67,9 @@ fn the_agent_gets_the_rights_of_plugins_where_it_has_plugins() {
         for (path, text) in [("usr/lib/dpukit/plan.toml", Some(plan)), ("etc/dpukit/pods.toml", own)] {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            text.map(|text| fs::write(path, text).unwrap());
+            if let Some(text) = text {
+                fs::write(path, text).unwrap();
+            }
         }
         let (units, root) = (root.path().join("units"), root.path());
         fs::create_dir(&units).unwrap();

@@ -127,7 +127,9 @@ pub fn restore(machine: &Machine, report: &mut Report) {
     report.try_to(|report| {
         let mut folders = Placed::read(&machine.files)?.configurations;
         folders.insert(machine.config.folder.clone());
-        folders.iter().for_each(|folder| clear(machine, folder, report));
+        for folder in &folders {
+            clear(machine, folder, report);
+        }
         Ok(())
     });
 }

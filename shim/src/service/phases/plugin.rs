@@ -75,7 +75,9 @@ pub fn restore(machine: &Machine, report: &mut Report) {
     report.try_to(|report| {
         let mut folders = Placed::read(&machine.files)?.plugins;
         folders.extend(machine.config.plugins.iter().cloned());
-        folders.iter().for_each(|folder| clear(machine, folder, report));
+        for folder in &folders {
+            clear(machine, folder, report);
+        }
         Ok(())
     });
 }
