@@ -50,7 +50,7 @@ enum Command {
         #[command(subcommand)]
         action: command::Action,
     },
-    /// Run octep_cp_agent with the devices that the plan gives it, and tell systemd when it is ready
+    /// Run `octep_cp_agent` with the devices that the plan gives it, and tell systemd when it is ready
     Octep,
     /// Let the data partition and its file system take the whole disk
     GrowData,

@@ -128,7 +128,7 @@ mod tests {
         let (said, ready, end) = run_once(&fake);
         assert_eq!(
             said,
-            "/usr/lib/dpukit/cn106xx.cfg -- --dpi_dev 0000:06:00.0 --pem_dev 0001:00:10.0\nfw ready 0\n\
+            "/usr/lib/dpukit/octep/cn106xx.cfg -- --dpi_dev 0000:06:00.0 --pem_dev 0001:00:10.0\nfw ready 0\n\
              app: fw ready 1\nfw ready 1\n"
         );
         assert_eq!(ready, 1);

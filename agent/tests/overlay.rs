@@ -51,7 +51,7 @@ fn units_of_our_own_are_enabled_and_run_what_there_is() {
         let command = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
         match command.strip_prefix("/usr/bin/dpu-agent ").and_then(|words| words.split(' ').next()) {
             Some(sub) => {
-                assert!(["setup", "serve", "grow-data", "octep"].contains(&sub), "{name} runs {sub}")
+                assert!(["setup", "serve", "grow-data", "octep"].contains(&sub), "{name} runs {sub}");
             }
             None => assert!(overlay().join(&command[1..]).is_file(), "{name} runs {command}"),
         }
