@@ -105,13 +105,13 @@ fn the_reference_plugins_make_check_restore_and_take_away_a_network() {
         let refusal = text(delegate.check(&one, &made, soon()).await.unwrap_err());
         assert!(refusal.starts_with("never: CHECK of the plugin `bridge`: "), "{refusal}");
         let known = [(one.clone(), made.clone())];
-        assert_eq!(delegate.reconcile(&known).await.unwrap(), 0);
+        assert_eq!(delegate.reconcile(&known).await.unwrap().freed, 0);
         assert_eq!(reserved(), [made.ends[0].address.to_string()]);
         run("ping", &["-c1", "-W5", &reserved()[0]]);
         delegate.check(&one, &made, soon()).await.map_err(text).unwrap();
 
         // Nobody knows of it any more.
-        assert_eq!(delegate.reconcile(&[]).await.unwrap(), 1);
+        assert_eq!(delegate.reconcile(&[]).await.unwrap().freed, 1);
         assert_eq!(reserved(), Vec::<String>::new());
         assert!(!run("ip", &["-netns", "pod", "link", "show"]).contains("sdp3"));
         assert!(!run("iptables", &["--list-rules"]).contains("10.88.0."));

@@ -16,7 +16,7 @@ use tokio::sync::RwLock;
 use tokio::time::timeout_at;
 
 use super::locks::{Held, Locks};
-use super::network::{Attachment, Made, Network, Refusal, Vf};
+use super::network::{Attachment, Made, Network, Reconciled, Refusal, Vf};
 use super::request::{Add, Check, Del, Key};
 use super::state::{Record, Store, now};
 use super::vfs;
@@ -67,10 +67,10 @@ pub struct Books {
 /// A comparison of the attachments with what exists.
 struct Compared {
     at: Instant,
-    /// What the VFs were like.
-    vfs: Vec<String>,
-    /// Whether something could not be ended.
-    unfinished: bool,
+    /// What the VFs of pods were like, by their addresses.
+    vfs: BTreeMap<String, String>,
+    /// For how long it is good.
+    good: Duration,
 }
 
 /// Attachments that were taken away not long ago. An ADD may be read late, after the host gave up on it, took
@@ -103,6 +103,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a comparison with what exists counts, where nothing seems to have changed.
 const COMPARE_AGAIN: Duration = Duration::from_mins(5);
+/// How soon what could not be put right is tried again: all calls wait meanwhile.
+const MEND_AGAIN: Duration = Duration::from_mins(1);
 
 impl Books {
     /// The books as the disk has them. Nothing is compared with what exists yet.
@@ -332,31 +334,35 @@ impl Books {
     /// Where it could not: then it is to be tried again. No pod is added before the first success.
     pub async fn compare(&self) -> anyhow::Result<()> {
         let vfs = self.state_of_vfs();
-        let is_done =
-            |last: &Compared| last.vfs == vfs && !last.unfinished && last.at.elapsed() < COMPARE_AGAIN;
+        let is_done = |last: &Compared| last.vfs == vfs && last.at.elapsed() < last.good;
         if lock(&self.compared).as_ref().is_some_and(is_done) {
             return Ok(());
         }
         let _alone = self.calls.write().await;
-        let (mut freed, mut unfinished) = (0, false);
+        let (mut freed, mut good) = (0, COMPARE_AGAIN);
         for record in self.all().into_iter().filter(|record| record.leaving || record.made.is_none()) {
             match self.take_away(&record, Instant::now() + PATIENCE).await {
                 Ok(()) => freed += 1,
                 // One that can't be ended is no reason to leave the others.
                 Err(failure) => {
-                    unfinished = true;
+                    good = Duration::ZERO;
                     tracing::error!(attachment = %record.key(), "ending what was cut short: {failure:?}");
                 }
             }
         }
         let known = self.map_anew().await;
-        freed +=
+        let Reconciled { freed: leaks, wrong } =
             self.network.reconcile(&known).await.context("comparing the attachments with what exists")?;
+        freed += leaks;
+        for error in wrong {
+            good = good.min(MEND_AGAIN);
+            tracing::error!("this could not be put right: {error:#}");
+        }
         if freed > 0 {
             tracing::warn!(freed, "freed what was nobody's");
         }
         self.metrics.leaks(freed);
-        *lock(&self.compared) = Some(Compared { at: Instant::now(), vfs: self.state_of_vfs(), unfinished });
+        *lock(&self.compared) = Some(Compared { at: Instant::now(), vfs: self.state_of_vfs(), good });
         Ok(())
     }
 
@@ -444,13 +450,29 @@ impl Books {
         let (store, written) = (self.store.clone(), record.clone());
         blocking(move || store.save(&written, lasting)).await?;
         lock(&self.records).insert(record.key(), record.clone());
+        self.note(&record.attachment.vf.address);
         Ok(())
+    }
+
+    /// What a call of our own did to a VF is nothing to compare all for.
+    fn note(&self, address: &str) {
+        let is_in_use = lock(&self.records).values().any(|record| record.attachment.vf.address == address);
+        let state = is_in_use.then(|| vfs::state_of(&self.card, address));
+        if let Some(compared) = lock(&self.compared).as_mut() {
+            match state {
+                Some(state) => compared.vfs.insert(address.to_owned(), state),
+                None => compared.vfs.remove(address),
+            };
+        }
     }
 
     async fn forget(&self, key: &Key) -> anyhow::Result<()> {
         let (store, removed) = (self.store.clone(), key.clone());
         blocking(move || store.remove(&removed)).await?;
-        lock(&self.records).remove(key);
+        let gone = lock(&self.records).remove(key);
+        if let Some(gone) = gone {
+            self.note(&gone.attachment.vf.address);
+        }
         Ok(())
     }
 
@@ -462,10 +484,11 @@ impl Books {
         lock(&self.records).values().cloned().collect()
     }
 
-    fn state_of_vfs(&self) -> Vec<String> {
+    fn state_of_vfs(&self) -> BTreeMap<String, String> {
         let addresses: BTreeSet<_> =
             lock(&self.records).values().map(|record| record.attachment.vf.address.clone()).collect();
-        vfs::state_of(&self.card, &addresses)
+        let state = |address: String| (address.clone(), vfs::state_of(&self.card, &address));
+        addresses.into_iter().map(state).collect()
     }
 }
 

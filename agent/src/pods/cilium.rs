@@ -79,7 +79,7 @@ use self::connect::{Kept, Side};
 use self::leftovers::Leftovers;
 use self::owners::Owners;
 use self::undo::{Tried, release_unused, undo};
-use super::network::{Attachment, Made, Network, Refusal};
+use super::network::{Attachment, Made, Network, Reconciled, Refusal};
 use crate::tree::Tree;
 
 /// Who is asked, and what is the card's.
@@ -217,7 +217,7 @@ impl Network for Cilium {
         )))
     }
 
-    async fn reconcile(&self, known: &[(Attachment, Made)]) -> Result<u32> {
+    async fn reconcile(&self, known: &[(Attachment, Made)]) -> Result<Reconciled> {
         self.put_right(known).await
     }
 

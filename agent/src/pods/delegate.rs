@@ -53,7 +53,7 @@ use self::chain::{Chain, both, call_all, reason};
 use self::exec::Plugins;
 use self::journal::{Entry, Journal, boot};
 use self::list::List;
-use super::network::{Attachment, End, Made, Network, Refusal};
+use super::network::{Attachment, End, Made, Network, Reconciled, Refusal};
 
 /// How long one network may take where nobody waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -292,7 +292,7 @@ impl Network for Delegate {
         self.compare(attachment, &kept, deadline).await
     }
 
-    async fn reconcile(&self, known: &[(Attachment, Made)]) -> Result<u32> {
+    async fn reconcile(&self, known: &[(Attachment, Made)]) -> Result<Reconciled> {
         let mut freed = 0;
         let mut wrong = Vec::new();
         let same = |one: &Attachment, other: &Attachment| {
@@ -318,15 +318,7 @@ impl Network for Delegate {
             Ok(errors) => wrong.extend(errors),
             Err(error) => wrong.push(error),
         }
-        if wrong.is_empty() {
-            return Ok(freed);
-        }
-        let texts: Vec<_> = wrong.iter().map(|error| format!("{error:#}")).collect();
-        Err(anyhow!(
-            "{} networks could not be put right, {freed} leaks freed: {}",
-            texts.len(),
-            texts.join("; ")
-        ))
+        Ok(Reconciled { freed, wrong })
     }
 
     async fn ready(&self) -> Result<()> {

@@ -101,9 +101,22 @@ pub trait Network: Send + Sync {
     async fn check(&self, attachment: &Attachment, made: &Made, deadline: Instant) -> Result<(), Refusal>;
 
     /// After a start of the agent or of the card: makes right what is wrong of `known`, and takes away all that is
-    /// of no known attachment. Gives the number of leaks that were freed.
-    async fn reconcile(&self, known: &[(Attachment, Made)]) -> anyhow::Result<u32>;
+    /// of no known attachment.
+    ///
+    /// # Errors
+    /// Where the network itself can't be asked: no pod can be added then.
+    async fn reconcile(&self, known: &[(Attachment, Made)]) -> anyhow::Result<Reconciled>;
 
     /// Whether an ADD could succeed now.
     async fn ready(&self) -> anyhow::Result<()>;
+}
+
+/// What came of a comparison with what exists.
+#[derive(Debug, Default)]
+pub struct Reconciled {
+    /// How many leaks were freed.
+    pub freed: u32,
+    /// What could not be put right. That is the trouble of single pods, which can be ended all the same, and no
+    /// reason to refuse others.
+    pub wrong: Vec<anyhow::Error>,
 }

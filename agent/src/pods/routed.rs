@@ -23,7 +23,7 @@ use tokio::process::Command;
 use tokio::time::timeout_at;
 use tokio::{join, try_join};
 
-use super::network::{Attachment, End, Made, Network, Refusal};
+use super::network::{Attachment, End, Made, Network, Reconciled, Refusal};
 use super::request::Key;
 use super::state::FOLDER;
 use crate::tree::Tree;
@@ -291,14 +291,14 @@ impl Network for Routed {
         Ok(())
     }
 
-    async fn reconcile(&self, known: &[(Attachment, Made)]) -> anyhow::Result<u32> {
+    async fn reconcile(&self, known: &[(Attachment, Made)]) -> anyhow::Result<Reconciled> {
         sysctl::let_forward()?;
         self.masquerade().await?;
         let mut freed = self.put_right(known).await?;
         if self.ipam.has_subnets() {
             freed.extend(self.put_addresses_right(known).await?);
         }
-        Ok(u32::try_from(freed.len()).unwrap_or(u32::MAX))
+        Ok(Reconciled { freed: u32::try_from(freed.len()).unwrap_or(u32::MAX), wrong: Vec::new() })
     }
 
     async fn ready(&self) -> anyhow::Result<()> {

@@ -13,7 +13,7 @@
 //! Names of interfaces change, and so do addresses with the firmware: nothing of this is kept on the disk, and in
 //! memory only which device it is, for as long as the bus has the same addresses ([`Finder`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
@@ -187,20 +187,13 @@ pub fn all(card: &Card, id: PciId) -> Result<Vec<HostVf>> {
 }
 
 /// What tells that a device is another than it was: its interface, the interface's number, and whether it is up.
-pub fn state_of(card: &Card, addresses: &BTreeSet<String>) -> Vec<String> {
-    let state = |address: &String| {
-        let device = Device { address: address.clone() };
-        let name = device.interface(&card.tree).ok().flatten().unwrap_or_default();
-        let read = |attribute| {
-            card.tree
-                .read_if(device.path(&format!("net/{name}/{attribute}")))
-                .ok()
-                .flatten()
-                .unwrap_or_default()
-        };
-        format!("{address} {name} {} {}", read("ifindex"), read("flags"))
+pub fn state_of(card: &Card, address: &str) -> String {
+    let device = Device { address: address.to_owned() };
+    let name = device.interface(&card.tree).ok().flatten().unwrap_or_default();
+    let read = |attribute| {
+        card.tree.read_if(device.path(&format!("net/{name}/{attribute}"))).ok().flatten().unwrap_or_default()
     };
-    addresses.iter().map(state).collect()
+    format!("{name} {} {}", read("ifindex"), read("flags"))
 }
 
 #[cfg(test)]
@@ -339,11 +332,11 @@ mod tests {
     #[test]
     fn a_new_name_is_another_state() {
         let fake = virt();
-        let addresses = BTreeSet::from(["0000:01:10.2".to_owned()]);
-        let before = state_of(&fake.card(), &addresses);
-        assert_eq!(before, state_of(&fake.card(), &addresses));
+        let state = || state_of(&fake.card(), "0000:01:10.2");
+        let before = state();
+        assert_eq!(before, state());
         fake.rename("0000:01:10.2", "eth2", "enp1s0v1");
-        assert_ne!(before, state_of(&fake.card(), &addresses));
+        assert_ne!(before, state());
         assert_eq!(found(&fake, IGB, host(0)).unwrap(), "0000:01:10.2 enp1s0v1");
     }
 

@@ -16,7 +16,7 @@ const ATTACHMENTS: &str = "/var/lib/dpukit/agent/attachments";
 #[derive(Default)]
 struct Recorder {
     said: Mutex<Vec<String>>,
-    /// What fails, as `add`, `del`, `check` or `reconcile`.
+    /// What fails, as `add`, `del`, `check` or `reconcile`; with `restore`, one pod can't be put right.
     failing: Mutex<BTreeSet<&'static str>>,
     /// How long an ADD takes.
     pause: Mutex<Duration>,
@@ -65,10 +65,12 @@ impl Network for Recorder {
         self.say("check", &attachment.container)
     }
 
-    async fn reconcile(&self, known: &[(Attachment, Made)]) -> anyhow::Result<u32> {
+    async fn reconcile(&self, known: &[(Attachment, Made)]) -> anyhow::Result<Reconciled> {
         let known: Vec<_> =
             known.iter().map(|(known, _)| format!("{}={}", known.container, known.vf.interface)).collect();
-        self.say("reconcile", &known.join(" ")).map(|()| 0).map_err(|_| anyhow!("reconcile fails"))
+        self.say("reconcile", &known.join(" ")).map_err(|_| anyhow!("reconcile fails"))?;
+        let is_lost = lock(&self.failing).contains("restore");
+        Ok(Reconciled { freed: 0, wrong: is_lost.then(|| anyhow!("one is lost")).into_iter().collect() })
     }
 
     async fn ready(&self) -> anyhow::Result<()> {
@@ -207,6 +209,35 @@ async fn what_was_cut_short_is_ended_at_the_next_start() {
     books.compare().await.unwrap();
     assert_eq!(desk.network.said(), [""; 0], "once is enough");
     assert_eq!(desk.files(), ["c1:eth0", "c4:eth0"]);
+}
+
+#[tokio::test]
+async fn one_pod_that_is_lost_keeps_no_other_waiting() {
+    let desk = Desk::new();
+    desk.network.fail(&["restore"]);
+    let books = desk.open_and_compare().await;
+    books.ready().await.unwrap();
+    books.add(wish("c1", 0), soon()).await.unwrap();
+    books.del(del("c1"), soon()).await.unwrap();
+    desk.network.said();
+    books.compare().await.unwrap();
+    assert_eq!(desk.network.said(), [""; 0], "it is not tried without a pause");
+}
+
+#[tokio::test]
+async fn what_calls_change_themselves_is_nothing_to_compare() {
+    let desk = Desk::new();
+    let books = desk.open_and_compare().await;
+    books.add(wish("c1", 0), soon()).await.unwrap();
+    books.add(wish("c2", 1), soon()).await.unwrap();
+    books.compare().await.unwrap();
+    books.del(del("c1"), soon()).await.unwrap();
+    books.compare().await.unwrap();
+    assert_eq!(desk.network.said(), ["add c1 on eth2", "add c2 on eth3", "del c1 on eth2"]);
+    // What others change is.
+    desk.fake.rename("0000:01:10.4", "eth3", "eth9");
+    books.compare().await.unwrap();
+    assert_eq!(desk.network.said(), ["reconcile c2=eth9"]);
 }
 
 #[tokio::test]

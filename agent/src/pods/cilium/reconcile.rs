@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 
 use super::connect::{self, Side};
 use super::undo::{Tried, is_kept_for, owner, undo};
 use super::words::Endpoint;
-use super::{Attachment, Attempt, Cilium, Made, kept, reason};
+use super::{Attachment, Attempt, Cilium, Made, Reconciled, kept, reason};
 use crate::pci;
 
 /// How long one call may take where nobody waits for it; Cilium may hold an endpoint back for 15 s to keep its
@@ -16,7 +16,7 @@ use crate::pci;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Cilium {
-    pub(super) async fn put_right(&self, known: &[(Attachment, Made)]) -> Result<u32> {
+    pub(super) async fn put_right(&self, known: &[(Attachment, Made)]) -> Result<Reconciled> {
         let endpoints = self.api.endpoints(Instant::now() + PATIENCE).await.map_err(reason)?;
         let vfs = self.interfaces()?;
         let mut freed = 0;
@@ -47,11 +47,7 @@ impl Cilium {
                 wrong.push(error.context(format!("{container}:{interface}")));
             }
         }
-        if wrong.is_empty() {
-            return Ok(freed);
-        }
-        let texts: Vec<_> = wrong.iter().map(|error| format!("{error:#}")).collect();
-        bail!("{} endpoints could not be put right, {freed} leaks freed: {}", texts.len(), texts.join("; "))
+        Ok(Reconciled { freed, wrong })
     }
 
     /// The interfaces of the card's VFs.

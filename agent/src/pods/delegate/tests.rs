@@ -257,9 +257,9 @@ async fn what_was_begun_and_is_not_known_is_taken_away() {
     let killed = tokio::time::timeout(Duration::from_secs(1), fake.delegate.add(&attachment(), soon())).await;
     assert!(killed.is_err());
     assert_eq!((fake.order().len(), fake.begun()), (2, 1));
-    assert_eq!(fake.delegate.reconcile(&[]).await.unwrap(), 1);
+    assert_eq!(fake.delegate.reconcile(&[]).await.unwrap().freed, 1);
     assert_eq!(fake.order(), ["extra DEL", "main DEL"]);
-    assert_eq!(fake.delegate.reconcile(&[]).await.unwrap(), 0);
+    assert_eq!(fake.delegate.reconcile(&[]).await.unwrap().freed, 0);
 }
 
 const COLLECTED: &str = r#"{"name":"cep","cniVersion":"1.1.0","plugins":[{"type":"main"}]}"#;
@@ -270,7 +270,7 @@ async fn plugins_are_told_what_is_valid_and_asked_for_their_state() {
     fake.on("main", "ADD", MADE);
     let made = fake.delegate.add(&attachment(), soon()).await.unwrap();
     fake.calls();
-    assert_eq!(fake.delegate.reconcile(&[(attachment(), made)]).await.unwrap(), 0);
+    assert_eq!(fake.delegate.reconcile(&[(attachment(), made)]).await.unwrap().freed, 0);
     insta::assert_snapshot!(fake.calls().lines().last().unwrap(), @r#"main GC {"cni.dev/attachments":[{"containerID":"c01","ifname":"sdp3"}],"cni.dev/valid-attachments":[{"containerID":"c01","ifname":"sdp3"}],"cniVersion":"1.1.0","name":"cep","type":"main"}"#);
     fake.delegate.ready().await.unwrap();
     assert_eq!(fake.order(), ["main STATUS"]);
@@ -319,7 +319,8 @@ say '{"cniVersion":"1.0.0","ips":[{"address":"10.0.0.5/24"}],"times":"'"$n"'"}'"
     assert_eq!(fake.order(), ["main CHECK", "main DEL", "main ADD"]);
 
     fake.on("main", "ADD", &MADE.replace("10.0.0.5", "10.0.0.9"));
-    let error = format!("{:#}", fake.delegate.reconcile(&known).await.unwrap_err());
+    let reconciled = fake.delegate.reconcile(&known).await.unwrap();
+    let error = format!("{:#}", reconciled.wrong[0]);
     assert!(
         error.contains("c01:eth0: its plugins gave {10.0.0.9, fd00::5} where the pod has {10.0.0.5}"),
         "{error}"

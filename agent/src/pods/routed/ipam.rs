@@ -214,6 +214,8 @@ impl Ipam {
             .env("CNI_IFNAME", &key.interface)
             // It has to be there, and is not looked at: the pod is on the host.
             .env("CNI_NETNS", "/proc/self/ns/net")
+            // Plugins refuse their own namespace since CNI's library 1.2, but for those who mean it.
+            .env("CNI_NETNS_OVERRIDE", "1")
             .env("CNI_PATH", folder);
         let input = self.configuration(wanted).to_string();
         let place = timeout_at(deadline.into(), self.places.acquire()).await;
