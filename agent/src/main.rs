@@ -185,6 +185,8 @@ mod tests {
           serve      Answer the host on the link: health, and the calls of its CNI plugin
           pods       List the pods' attachments
           pairing    Say which hosts may ask for pods' networks
+          octep      Run `octep_cp_agent` with the devices that the plan gives it, and tell systemd when it
+                     is ready
           grow-data  Let the data partition and its file system take the whole disk
           help       Print this message or the help of the given subcommand(s)
 

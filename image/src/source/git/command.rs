@@ -183,11 +183,16 @@ impl Sealed {
 
 /// The user's helpers for passwords and tokens, and nothing else of their configuration.
 fn credentials() -> Vec<(String, String)> {
-    let output = Command::new("git")
-        .args(["config", "--global", "--null", "--get-regexp", r"^credential\."])
-        .env_remove("GIT_DIR")
-        .stdin(Stdio::null())
-        .output();
+    let mut command = Command::new("git");
+    command.args(["config", "--global", "--null", "--get-regexp", r"^credential\."]).stdin(Stdio::null());
+    // Of git's variables only the one that says where that configuration is.
+    let others = std::env::vars_os().map(|(name, _)| name).filter(|name| {
+        name.as_encoded_bytes().starts_with(b"GIT_") && name.as_os_str() != "GIT_CONFIG_GLOBAL"
+    });
+    for name in others {
+        command.env_remove(name);
+    }
+    let output = command.output();
     let Ok(output) = output else { return Vec::new() };
     let text = String::from_utf8_lossy(&output.stdout);
     let pairs = text.split('\0').filter_map(|entry| entry.split_once('\n'));
