@@ -1,18 +1,15 @@
-# Builds the card's programs over the dependencies of the step before.
-# TARGET is Rust's target, PACKAGE the crate, PROGRAMS what it makes, JOBS the number of compilers at once,
-# PROFILE is cargo's, FLAGS are further ones for rustc.
+# Builds the programs over the libraries of the step before.
+# TARGET is Rust's target, PACKAGE the crate, FOLDER its folder, PROGRAMS what it makes, JOBS the number of
+# compilers at once, PROFILE is cargo's, FLAGS are further ones for rustc.
 export CARGO_HOME=/build/cargo RUSTFLAGS="--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates $FLAGS"
-cp -r /in/dependencies/source /in/dependencies/cargo .
-cp -a /in/dependencies/target .
+cp -a /in/libraries/source /in/libraries/cargo /in/libraries/target .
 chmod -R u+w source cargo target
-# The manifests stay those without what only tests need. Copied without its times, the real source is
-# newer than the empty crates that were built before.
-for folder in /in/source/*; do
-    (cd "$folder" && find . -type f ! -name Cargo.toml) | while read -r file; do
-        mkdir -p "source/$(basename "$folder")/$(dirname "$file")"
-        cp "$folder/$file" "source/$(basename "$folder")/$file"
+# As for the libraries. What of them lies in this folder is built.
+(cd /in/source && find . -mindepth 1 -type d -exec test -e {}/Cargo.toml \; -prune -o -type f ! -name Cargo.toml -print) |
+    while read -r file; do
+        mkdir -p "$(dirname "source/$FOLDER/$file")"
+        cp "/in/source/$file" "source/$FOLDER/$file"
     done
-done
 cd source
 only=""
 for program in $PROGRAMS; do

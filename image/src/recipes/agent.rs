@@ -1,7 +1,8 @@
 //! Programs of this workspace, built with the tool root's Rust: the card's here, the host's in `host.rs`.
 //!
-//! Three steps, so that a changed line costs one crate: `crates` holds the sources of the dependencies,
-//! `agent-dependencies` builds them behind empty crates, `agent` builds our own on top.
+//! Four steps, so that a changed line costs one crate: `crates` holds the sources of the dependencies,
+//! `agent-dependencies` builds them behind empty crates, `agent-libraries` builds our own that others use on top,
+//! and `agent` the programs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,6 +26,8 @@ pub struct Way {
     pub crates: &'static str,
     /// The step that builds the dependencies.
     pub dependencies: &'static str,
+    /// The step that builds the libraries of this workspace on top.
+    pub libraries: &'static str,
     /// The step that makes the programs, in `bin/`.
     pub programs: &'static str,
     /// Cargo's profile.
@@ -36,6 +39,7 @@ pub struct Way {
 const CARD: Way = Way {
     crates: "crates",
     dependencies: "agent-dependencies",
+    libraries: "agent-libraries",
     programs: AGENT,
     profile: "release",
     flags: "",
@@ -43,6 +47,7 @@ const CARD: Way = Way {
 
 const BUILD: &str = include_str!("agent-build.sh");
 const DEPENDENCIES_BUILD: &str = include_str!("agent-dependencies.sh");
+const LIBRARIES_BUILD: &str = include_str!("agent-libraries.sh");
 
 pub fn source(sources: &Sources) -> Result<&LocalSource> {
     let name = &sources.config.board.root.agent;
@@ -94,38 +99,43 @@ pub fn build<'a>(
         },
     );
 
-    let mut step = graph
-        .step(way.programs)
-        .needs(way.crates)
-        .needs(way.dependencies)
-        .needs(rust)
-        .content("script", BUILD);
-    // A crate's folder may hold another crate (`agent/plan`): each file enters once by its name.
-    let folders: Vec<PathBuf> = workspace.folders().map(Path::to_owned).collect();
-    for folder in &folders {
+    // Our own crates that the programs' depends on: a changed line of the programs builds none of them.
+    let libraries: Vec<PathBuf> = workspace.folders().skip(1).map(Path::to_owned).collect();
+    let mut step = graph.step(way.libraries).needs(way.crates).needs(way.dependencies).needs(rust);
+    for folder in &libraries {
         step = folder_enters(step, root, folder)?;
     }
-    let names = local.install.keys().cloned().collect::<Vec<_>>().join(" ");
-    step.content("programs", &names).run(move |room| {
+    step.content("script", LIBRARIES_BUILD).run(move |room| {
         let mut sandbox = sandbox(room, rust, way).input("dependencies", room.result(way.dependencies));
-        for folder in top_folders(&folders) {
+        for folder in &libraries {
             let copy = copy_entered(room, root, folder)?;
             sandbox = sandbox.input(&format!("source/{}", folder.display()), copy);
         }
+        let folders: Vec<_> = libraries.iter().map(|folder| folder.display().to_string()).collect();
         sandbox
             .env("TARGET", target)
             .env("PACKAGE", package)
-            .env("PROGRAMS", &names)
+            .env("LIBRARIES", folders.join(" "))
             .env("JOBS", room.jobs)
-            .run(room.place, BUILD)
+            .run(room.place, LIBRARIES_BUILD)
     });
-    Ok(())
-}
 
-/// Folders that lie in no other of the list.
-fn top_folders(folders: &[PathBuf]) -> impl Iterator<Item = &PathBuf> {
-    let inside = |folder: &PathBuf| folders.iter().any(|other| other != folder && folder.starts_with(other));
-    folders.iter().filter(move |folder| !inside(folder))
+    let names = local.install.keys().cloned().collect::<Vec<_>>().join(" ");
+    let step = graph.step(way.programs).needs(way.crates).needs(way.libraries).needs(rust);
+    folder_enters(step, root, &local.path)?.content("script", BUILD).content("programs", &names).run(
+        move |room| {
+            sandbox(room, rust, way)
+                .input("libraries", room.result(way.libraries))
+                .input("source", copy_entered(room, root, &local.path)?)
+                .env("TARGET", target)
+                .env("PACKAGE", package)
+                .env("FOLDER", local.path.display())
+                .env("PROGRAMS", &names)
+                .env("JOBS", room.jobs)
+                .run(room.place, BUILD)
+        },
+    );
+    Ok(())
 }
 
 fn sandbox(room: &Room<'_>, rust: &str, way: &Way) -> Sandbox {

@@ -31,6 +31,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const WAY: Way = Way {
     crates: "host-crates",
     dependencies: "host-dependencies",
+    libraries: "host-libraries",
     programs: "host",
     profile: "plugin",
     flags: "-Ctarget-feature=+crt-static",
