@@ -13,7 +13,7 @@ pub fn run(place: &Place<'_>) -> Result<()> {
     says(place, &["matrix"], "kernel")?;
     says(place, &["store", "ls"], "-image")?;
     says(place, &["store", "gc", "--dry-run"], "would be freed")?;
-    says(place, &["boot", "--print"], "qemu-system-aarch64 -M virt")?;
+    says(place, &["boot", "--print"], "qemu-system-aarch64 -machine virt")?;
     says(place, &["kernel", "check"], "every requirement is met")?;
     ensure!(said(place, &["kernel", "diff"])?.is_empty(), "`kernel diff` sees a change where there is none");
     fail(place.program(&["kernel", "diff", "/nowhere"]), &["/nowhere"])?;
