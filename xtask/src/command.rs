@@ -3,7 +3,6 @@
 pub mod bench;
 pub mod boot;
 pub mod clean;
-mod copy;
 pub mod deb;
 pub mod doctor;
 pub mod image;

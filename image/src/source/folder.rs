@@ -1,4 +1,4 @@
-//! A developer's own folder in place of a component's source.
+//! A folder of files as a source: a developer's own in place of a component's, and a checkout to be copied.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use super::git::forget_variables;
 use crate::hash::Hash;
 
 /// A file of the folder: its path there.
@@ -33,7 +34,19 @@ pub fn hash(folder: &Path) -> Result<Hash> {
 
 /// Copies the folder's files.
 pub fn copy(folder: &Path, into: &Path) -> Result<()> {
-    for path in files(folder)? {
+    copy_files(folder, files(folder)?, into)
+}
+
+/// Copies the files of a git checkout that git knows or would add, as they are now.
+///
+/// # Errors
+/// Where git does not know the folder.
+pub fn copy_checkout(folder: &Path, into: &Path) -> Result<()> {
+    copy_files(folder, of_checkout(folder)?, into)
+}
+
+fn copy_files(folder: &Path, files: Files, into: &Path) -> Result<()> {
+    for path in files {
         let (from, to) = (folder.join(&path), into.join(&path));
         let context = || format!("copying `{}`", from.display());
         fs::create_dir_all(to.parent().unwrap_or(into)).with_context(context)?;
@@ -61,9 +74,7 @@ fn files(folder: &Path) -> Result<Files> {
 
 fn of_checkout(folder: &Path) -> Result<Files> {
     let mut command = Command::new("git");
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GIT_")) {
-        command.env_remove(name);
-    }
+    forget_variables(&mut command, &[]);
     let list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
     let output = command.args(list).current_dir(folder).output().context("starting git")?;
     if !output.status.success() {

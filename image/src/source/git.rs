@@ -28,6 +28,8 @@ use crate::hint::WithHint as _;
 use crate::lock::LockedGit;
 use command::Sealed;
 
+pub use command::forget_variables;
+
 /// Submodules within submodules, at most.
 const DEPTH: usize = 8;
 /// Files that are asked for at a time: some tens of MB of a kernel.

@@ -13,9 +13,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use dpukit_image::bundle;
+use dpukit_image::source::folder::copy_checkout;
 
 use crate::command::boot::{check_image, emulator};
-use crate::command::copy::copy_checkout;
 use crate::flags::{Bench, Common, Image};
 use crate::ui::{Ui, bytes};
 

@@ -181,17 +181,22 @@ impl Sealed {
     }
 }
 
+/// Lets none of git's variables have a say, but those of these names.
+pub fn forget_variables(command: &mut Command, but: &[&str]) {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.as_encoded_bytes().starts_with(b"GIT_")) {
+        if but.iter().all(|kept| name != *kept) {
+            command.env_remove(name);
+        }
+    }
+}
+
 /// The user's helpers for passwords and tokens, and nothing else of their configuration.
 fn credentials() -> Vec<(String, String)> {
     let mut command = Command::new("git");
     command.args(["config", "--global", "--null", "--get-regexp", r"^credential\."]).stdin(Stdio::null());
-    // Of git's variables only the one that says where that configuration is.
-    let others = std::env::vars_os().map(|(name, _)| name).filter(|name| {
-        name.as_encoded_bytes().starts_with(b"GIT_") && name.as_os_str() != "GIT_CONFIG_GLOBAL"
-    });
-    for name in others {
-        command.env_remove(name);
-    }
+    // It says where that configuration is.
+    forget_variables(&mut command, &["GIT_CONFIG_GLOBAL"]);
     let output = command.output();
     let Ok(output) = output else { return Vec::new() };
     let text = String::from_utf8_lossy(&output.stdout);

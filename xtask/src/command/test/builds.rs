@@ -15,9 +15,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dpukit_image::hash::Hash;
 use dpukit_image::project::Project;
 use dpukit_image::recipes::{self, IMAGE, KERNEL, ROOT, SYSTEM};
+use dpukit_image::source::folder::copy_checkout;
 use dpukit_image::store::{LastBuild, Store};
 
-use crate::command::copy::copy_checkout;
 use crate::ui::Ui;
 
 /// The steps that are built anew under bad conditions; `boot` has no name of its own elsewhere.

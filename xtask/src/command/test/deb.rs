@@ -8,9 +8,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use dpukit_image::recipes::{self, DEB, deb_name};
+use dpukit_image::source::folder::copy_checkout;
 use dpukit_image::store::Store;
 
-use crate::command::copy::copy_checkout;
 use crate::command::deb::build;
 use crate::flags::{Common, Image};
 use crate::ui::Ui;
