@@ -69,19 +69,23 @@ pub fn check(project: &Project, draws: Option<&BTreeSet<String>>) -> Result<()> 
         .into_iter()
         .filter(|component| draws.is_none_or(|draws| draws.contains(&component.name)))
         .collect();
-    let archives = archives(project, &components);
+    let missing = project.missing();
+    let archives = archives(project, &components, &missing);
     let mut lacks: Vec<Lack> = std::thread::scope(|scope| {
         let machine = scope.spawn(|| machine(project));
         let files: Vec<_> = components
             .iter()
-            .map(|component| scope.spawn(move || of_component(project, component)))
+            .map(|component| {
+                let is_missing = missing.contains(&component.name);
+                scope.spawn(move || of_component(project, component, is_missing))
+            })
             .collect();
         let servers: Vec<_> =
             archives.iter().map(|(name, path)| scope.spawn(move || archive(project, name, path))).collect();
         let threads = std::iter::once(machine).chain(files).chain(servers);
         threads.flat_map(|thread| thread.join().unwrap_or_else(|_| vec![panicked()])).collect()
     });
-    lacks.extend(of_board(project));
+    lacks.extend(of_board(project, &missing));
     lacks.dedup();
     if lacks.is_empty() {
         return Ok(());
@@ -100,7 +104,7 @@ fn machine(project: &Project) -> Vec<Lack> {
 }
 
 /// What the board itself asks for in vain.
-fn of_board(project: &Project) -> Vec<Lack> {
+fn of_board(project: &Project, missing: &[String]) -> Vec<Lack> {
     let config = &project.sources.config;
     let parts = rules::parts(config, &project.sources.lock);
     let rules = rules::violations(config, &parts).into_iter().map(|violation| Lack {
@@ -113,16 +117,16 @@ fn of_board(project: &Project) -> Vec<Lack> {
         why: format!("this builder can't make it yet: {why}"),
         mend: vec![format!("take `{part}` out of `[parts]` to build the board without it")],
     });
-    let closed = project.lock_is_closed().filter(|_| !project.missing().is_empty()).map(|flag| Lack {
+    let closed = project.lock_is_closed().filter(|_| !missing.is_empty()).map(|flag| Lack {
         of: "the lock".into(),
-        why: format!("it lacks, or has for another request: {}", project.missing().join(", ")),
+        why: format!("it lacks, or has for another request: {}", missing.join(", ")),
         mend: vec![format!("run `cargo xtask lock` without `{flag}`, and commit what it writes")],
     });
     rules.chain(recipes).chain(closed).collect()
 }
 
-/// A component's source, where it is not on this machine yet.
-fn of_component(project: &Project, component: &Component) -> Vec<Lack> {
+/// A component's source, where it is not on this machine yet; the lock may lack the component.
+fn of_component(project: &Project, component: &Component, is_missing: bool) -> Vec<Lack> {
     let sources = &project.sources;
     if let Some(folder) = &component.instead {
         if folder.exists() {
@@ -131,7 +135,6 @@ fn of_component(project: &Project, component: &Component) -> Vec<Lack> {
         let why = format!("there is no `{}`, that stands in for it", folder.display());
         return vec![Lack { of: component.name.clone(), why, mend: Vec::new() }];
     }
-    let is_missing = project.missing().contains(&component.name);
     let locked = sources.lock.components.get(&component.name).filter(|_| !is_missing);
     let locked = locked.map(|locked| &locked.content);
     let asked = match (&component.source, locked) {
@@ -150,9 +153,8 @@ fn of_component(project: &Project, component: &Component) -> Vec<Lack> {
 }
 
 /// The archives that packages have to be asked from, each with a file that it must have.
-fn archives(project: &Project, components: &[&Component]) -> BTreeMap<String, String> {
+fn archives(project: &Project, components: &[&Component], missing: &[String]) -> BTreeMap<String, String> {
     let sources = &project.sources;
-    let missing = project.missing();
     let mut needed = BTreeSet::new();
     for component in components {
         let Source::Deb(deb) = &component.source else { continue };

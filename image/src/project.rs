@@ -57,7 +57,7 @@ impl Project {
     pub fn opened(config: Config, cache: &Path, terms: Terms, request: Request) -> Result<Self> {
         let store = Store::open(cache)?;
         let fetcher = fetcher(&config, cache, terms)?;
-        let origins = Origins::new(cache, &config.local, options(terms));
+        let origins = origins(&config, cache, terms);
         let lock = Lock::read(&lock_path(&config.root, &config.board.name))?;
         let sources = Sources { config, lock, fetcher, origins, request };
         let in_use = store.in_use()?;
@@ -82,7 +82,7 @@ impl Project {
         }
         let Sources { config, lock, fetcher, origins, .. } = &mut self.sources;
         self.resolved = resolve(config, fetcher, origins, lock, &missing)?;
-        rules::enforce(config, lock)
+        Ok(())
     }
 
     /// The components that the lock lacks, or has for another request.
@@ -112,7 +112,7 @@ impl Project {
             .filter(|(_, locked)| has_gone(locked))
             .map(|(name, _)| name.clone())
             .collect();
-        if self.terms.locked || self.terms.offline {
+        if self.lock_is_closed().is_some() {
             bail!("the lock may not be changed, and names packages that are gone: {}", components.join(", "));
         }
         let Sources { config, fetcher, origins, .. } = &self.sources;

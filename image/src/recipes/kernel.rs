@@ -28,18 +28,13 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let component = &board.kernel.source;
     let declared = sources.component(component)?;
     // A commit's files are the source as they are; a package holds an archive of it.
-    let source = match (&declared.source, &declared.instead) {
-        (Source::Deb(_), None) => {
-            packages_enter(
-                graph.step(SOURCE).content("code", include_str!("../deb.rs")),
-                sources,
-                component,
-            )?
-            .run(move |room| unpack_source(room, sources, component));
-            SOURCE.to_owned()
-        }
-        _ => tree::step(graph, sources, component)?,
-    };
+    let source = source_step(sources)?;
+    if source == SOURCE {
+        let step = graph.step(SOURCE).content("code", include_str!("../deb.rs"));
+        packages_enter(step, sources, component)?.run(move |room| unpack_source(room, sources, component));
+    } else {
+        tree::step(graph, sources, component)?;
+    }
     let vendor = match &board.kernel.vendor {
         Some(vendor) => Some((tree::step(graph, sources, &vendor.source)?, vendor)),
         None => None,
