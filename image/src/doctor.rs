@@ -110,7 +110,7 @@ fn namespaces(works: bool, read: &dyn Fn(&str) -> Option<String>) -> Check {
 
 fn space(cache: &Path) -> Check {
     let name = "disk space";
-    let there = cache.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
+    let there = there_already(cache);
     match rustix::fs::statvfs(there) {
         Err(error) => Check {
             name,
@@ -137,8 +137,13 @@ fn room(cache: &Path, free: u64, has_store: bool) -> Check {
     }
 }
 
+/// The folder that the cache is in, or would be made in.
+fn there_already(cache: &Path) -> &Path {
+    cache.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"))
+}
+
 fn writable(cache: &Path) -> Check {
-    let there = cache.ancestors().find(|folder| folder.is_dir()).unwrap_or(Path::new("/"));
+    let there = there_already(cache);
     let (state, found, mend) = match tempfile::tempfile_in(there) {
         Ok(_) => (State::Good, format!("`{}` can be written", there.display()), None),
         Err(error) => (

@@ -82,10 +82,7 @@ impl<'a> Registry<'a> {
 
     /// The image for the card's architecture that the reference means now.
     pub fn resolve(&self) -> Result<LockedOci> {
-        let reference = match (self.source.digest, &self.source.tag) {
-            (Some(digest), _) => format!("sha256:{digest}"),
-            (None, tag) => tag.clone().unwrap_or_else(|| "latest".into()),
-        };
+        let reference = self.asked();
         self.ask(|place| self.resolve_at(place, &reference))
     }
 
@@ -126,8 +123,7 @@ impl<'a> Registry<'a> {
 
     /// An index or manifest; one that is asked for by its digest has to have it.
     fn manifest(&self, place: &Place, reference: &str) -> Result<Vec<u8>> {
-        let accept = [INDEXES, MANIFESTS].concat().join(", ");
-        let bytes = place.get(&format!("manifests/{reference}"), &accept, self.options.patience)?;
+        let bytes = get_manifest(place, reference, self.options.patience)?;
         if let Some(digest) = reference.strip_prefix("sha256:") {
             let found = Hash::of(&bytes).to_string();
             ensure!(found == digest, "it gave a manifest with the hash {found} for `{reference}`");
@@ -161,9 +157,7 @@ impl<'a> Registry<'a> {
 
     /// Whether all of an image is here.
     pub fn has(&self, locked: &LockedOci) -> bool {
-        let is_there =
-            |blob: &Blob| self.path(&blob.sha256).metadata().is_ok_and(|meta| meta.len() == blob.size);
-        is_there(&locked.manifest) && locked.blobs.iter().all(is_there)
+        self.has_all(std::slice::from_ref(&locked.manifest)) && self.has_all(&locked.blobs)
     }
 
     /// Brings what is not here; `progress` is told of bytes as they come, or are found.
@@ -250,12 +244,16 @@ impl<'a> Registry<'a> {
 
     /// Asks whether the image can be had.
     pub fn probe(&self, patience: Duration) -> Result<()> {
-        let reference = match (self.source.digest, &self.source.tag) {
+        let reference = self.asked();
+        self.ask(|place| get_manifest(place, &reference, patience).map(drop))
+    }
+
+    /// The digest or tag that a registry is asked for.
+    fn asked(&self) -> String {
+        match (self.source.digest, &self.source.tag) {
             (Some(digest), _) => format!("sha256:{digest}"),
             (None, tag) => tag.clone().unwrap_or_else(|| "latest".into()),
-        };
-        let accept = [INDEXES, MANIFESTS].concat().join(", ");
-        self.ask(|place| place.get(&format!("manifests/{reference}"), &accept, patience).map(drop))
+        }
     }
 
     /// The reference as people write it.
@@ -300,6 +298,11 @@ impl<'a> Registry<'a> {
             )
         })
     }
+}
+
+fn get_manifest(place: &Place, reference: &str, patience: Duration) -> Result<Vec<u8>> {
+    let accept = [INDEXES, MANIFESTS].concat().join(", ");
+    place.get(&format!("manifests/{reference}"), &accept, patience)
 }
 
 fn read(bytes: &[u8]) -> Result<Document> {
