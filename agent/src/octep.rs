@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use dpu_plan::{Octep, OctepDevice};
 
 use crate::Card;
-use crate::setup::vfio_devices;
+use crate::setup::{VFIO_DRIVER, vfio_devices};
 
 /// The longest piece of output that is looked at as one line.
 const LONGEST: u64 = 8192;
@@ -61,9 +61,9 @@ fn addresses(card: &Card, name: &str) -> Result<Vec<String>> {
     }
     for device in &devices {
         let driver = device.driver(&card.tree)?;
-        if driver.as_deref() != Some("vfio-pci") {
+        if driver.as_deref() != Some(VFIO_DRIVER) {
             bail!(
-                "`{name}` (`{}`) is on {}, not on `vfio-pci`: `dpu-agent setup --phase vfio` says why",
+                "`{name}` (`{}`) is on {}, not on `{VFIO_DRIVER}`: `dpu-agent setup --phase vfio` says why",
                 device.address,
                 driver.map_or_else(|| "no driver".to_owned(), |driver| format!("`{driver}`"))
             );

@@ -253,6 +253,7 @@ impl Books {
             );
             return Err(Failure::Later(error));
         }
+        self.note(&record.attachment.vf.address);
         Ok(made)
     }
 
@@ -450,7 +451,6 @@ impl Books {
         let (store, written) = (self.store.clone(), record.clone());
         blocking(move || store.save(&written, lasting)).await?;
         lock(&self.records).insert(record.key(), record.clone());
-        self.note(&record.attachment.vf.address);
         Ok(())
     }
 

@@ -23,7 +23,7 @@ use crate::Card;
 use crate::report::{Report, State};
 
 pub use link::find as find_link;
-pub use vfio::devices as vfio_devices;
+pub use vfio::{DRIVER as VFIO_DRIVER, devices as vfio_devices};
 
 /// Where each phase leaves its [`Record`].
 pub const RECORDS: &str = "/run/dpukit/setup";

@@ -9,7 +9,8 @@ use crate::Card;
 use crate::pci::{self, Device};
 use crate::report::Report;
 
-const DRIVER: &str = "vfio-pci";
+/// The kernel's driver that gives devices to programs.
+pub const DRIVER: &str = "vfio-pci";
 const DRIVERS: &str = "/sys/bus/pci/drivers";
 
 pub fn apply(card: &Card, report: &mut Report) -> Result<()> {
