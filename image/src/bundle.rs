@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::hash::Hash;
 use crate::project::Project;
-use crate::recipes::{FIRMWARE, IMAGE, KERNEL, ROOT, SYSTEM, copy_sparse};
+use crate::recipes::{DRIVERS, FIRMWARE, IMAGE, KERNEL, ROOT, SYSTEM, U_BOOT, copy_sparse, drivers_name};
 use crate::step::Graph;
 
 /// The folder of a board's results.
@@ -26,14 +27,20 @@ pub fn write(project: &Project, graph: &Graph<'_>) -> Result<Vec<PathBuf>> {
     let folder = folder(&config.root, &config.board.name);
     fs::create_dir_all(&folder).with_context(|| format!("making `{}`", folder.display()))?;
     let image = image_path(&config.root, &config.board.name);
-    let parts = [
-        (IMAGE, "disk.img", image.clone()),
-        (IMAGE, "disk.map", folder.join("disk.map")),
-        (KERNEL, "Image", folder.join("Image")),
-        (KERNEL, "config", folder.join("kernel.config")),
-        (SYSTEM, "verity.json", folder.join("verity.json")),
-        (ROOT, "sizes.tsv", folder.join("root-sizes.tsv")),
+    let mut parts = vec![
+        (IMAGE, "disk.img".to_owned(), image.clone()),
+        (IMAGE, "disk.map".to_owned(), folder.join("disk.map")),
+        (KERNEL, "Image".to_owned(), folder.join("Image")),
+        (KERNEL, "config".to_owned(), folder.join("kernel.config")),
+        (SYSTEM, "verity.json".to_owned(), folder.join("verity.json")),
+        (ROOT, "sizes.tsv".to_owned(), folder.join("root-sizes.tsv")),
     ];
+    if graph.has(U_BOOT) {
+        parts.push((U_BOOT, "u-boot.bin".to_owned(), folder.join("u-boot.bin")));
+    }
+    if let Some(name) = drivers_name(&project.sources)? {
+        parts.push((DRIVERS, name.clone(), folder.join(name)));
+    }
     let firmware = graph.has(FIRMWARE).then_some(FIRMWARE);
     // Builds of one checkout that end at once write one after the other.
     let lock = folder.join(".lock");
@@ -42,16 +49,23 @@ pub fn write(project: &Project, graph: &Graph<'_>) -> Result<Vec<PathBuf>> {
     // The stamp names the entries that the files are of; it goes before they are touched.
     let stamp = folder.join(".entries");
     let steps = parts.iter().map(|(step, ..)| *step).chain(firmware);
-    let entries: String = steps.map(|step| graph.recipe(step).entry() + "\n").collect();
+    let mut entries: String = steps.map(|step| graph.recipe(step).entry() + "\n").collect();
+    // How the board is flashed goes with it, for machines without the sources.
+    let flash = config.root.join(format!("flash/boards/{}.toml", config.board.name));
+    let flash = fs::read(&flash).ok();
+    entries += &flash.as_ref().map_or_else(String::new, |text| format!("flash {}\n", Hash::of(text)));
     if fs::read_to_string(&stamp).is_ok_and(|text| text == entries)
         && parts.iter().all(|(.., to)| to.is_file())
     {
         return Ok(vec![image]);
     }
     let _ = fs::remove_file(&stamp);
-    for (step, name, to) in parts {
+    for (step, name, to) in &parts {
         let from = project.store.out(&graph.recipe(step).entry()).join(name);
-        copy(&from, &to).with_context(|| format!("writing `{}`", to.display()))?;
+        copy(&from, to).with_context(|| format!("writing `{}`", to.display()))?;
+    }
+    if let Some(text) = flash {
+        crate::store::write_atomically(&folder.join("flash.toml"), &text)?;
     }
     if let Some(step) = firmware {
         // What is flashed beside the disk's image, with its sums.

@@ -3,6 +3,7 @@
 //! The checks are a table: a name, what runs on the card, and what its output must be. "Failed" and
 //! "could not be checked" are different things in a report.
 
+mod firewall;
 mod pairing;
 
 use std::fs::{self, File};
@@ -11,14 +12,13 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use dpu_trust::Code;
 use dpu_trust::client::Identity;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::config::{Config, Emulator};
-use crate::emulator::Card;
+use crate::emulator::{Card, Programs};
 use crate::kconfig::{self, Requirements};
 
 /// How one check went.
@@ -53,8 +53,7 @@ impl Report {
 pub struct Subject<'a> {
     pub config: &'a Config,
     pub emulator: &'a Emulator,
-    /// The tool root with QEMU and ssh.
-    pub tools: &'a Path,
+    pub programs: &'a Programs,
     pub image: &'a Path,
     /// A folder for the card's files, transcript and throw-away key.
     pub folder: &'a Path,
@@ -149,6 +148,11 @@ fn table(subject: &Subject<'_>) -> Vec<Check> {
             "cd /var/lib/dpukit/trust && stat -c '%U %a' . authority.pem server.pem hosts.json",
             "root 700\nroot 600\nroot 600\nroot 600",
         ),
+        Check::is(
+            "the watchdog waits for systemd",
+            "readlink /proc/1/fd/* | grep -o watchdog; systemctl show --property=RuntimeWatchdogUSec --value",
+            "watchdog\n1min",
+        ),
         Check::is("swap is off", "cat /proc/swaps | tail -n +2", ""),
         Check::is("no password opens the card", "awk -F: '$2 !~ /^[!*]/' /etc/shadow", ""),
         Check {
@@ -173,11 +177,10 @@ fn table(subject: &Subject<'_>) -> Vec<Check> {
 
 /// Boots the image twice and checks it. Only what keeps the checks from being made is an error.
 pub fn check(subject: &Subject<'_>, progress: &dyn Fn(&str)) -> Result<Report> {
-    let mut card = Card::new(subject.folder, subject.image, subject.emulator, subject.tools)?;
-    card.make_key(subject.tools)?;
-    let code = Code::random()?;
-    card.code = Some(subject.folder.join("pairing-code"));
-    dpu_trust::keep::write(&subject.folder.join("pairing-code"), code.characters().as_bytes(), 0o600)?;
+    let mut card = Card::new(subject.folder, subject.image, subject.emulator, subject.programs)?;
+    card.make_key(&subject.programs.tools)?;
+    let code = card.make_code()?;
+    let closed = card.open_closed_ports()?;
     let console = subject.folder.join("console.log");
     let _ = fs::remove_file(&console);
 
@@ -194,6 +197,8 @@ pub fn check(subject: &Subject<'_>, progress: &dyn Fn(&str)) -> Result<Report> {
         progress("pairing");
         let (findings, identity) = pairing::check(card.agent_port, &code)?;
         report.findings.extend(findings);
+        progress("firewall");
+        report.findings.push(firewall::check(&boot, closed)?);
         progress("checks");
         report.findings.extend(boot.run(&table(subject))?);
         let keep = "echo kept >/var/lib/dpukit-check; cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub; sync";
@@ -247,7 +252,7 @@ impl<'a> Boot<'a> {
         let console_args = ["-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio"];
         let log = File::options().create(true).append(true).open(console)?;
         let qemu = card
-            .command(&subject.config.board, subject.emulator, subject.tools, port, &console_args)?
+            .command(&subject.config.board, subject.emulator, &subject.programs.tools, port, &console_args)?
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -275,7 +280,7 @@ impl<'a> Boot<'a> {
 
     /// Runs a script on the card as root; its output, trimmed.
     fn ssh(&self, script: &str) -> Result<String> {
-        self.card.ssh(self.subject.tools, script)
+        self.card.ssh(&self.subject.programs.tools, script)
     }
 
     /// Runs all checks of a table in one session.
@@ -312,9 +317,8 @@ impl<'a> Boot<'a> {
     fn judge_kernel(&self, text: &str) -> Result<()> {
         let config = kconfig::Config::parse(text)?;
         let folder = self.subject.config.root.join("kernel-config/requirements");
-        let tables = self.subject.config.board.kernel.requirements.iter();
-        let tables = tables.map(|name| Requirements::load(&folder.join(format!("{name}.toml"))));
-        kconfig::require(&config, &tables.collect::<Result<Vec<_>>>()?)
+        let kernel = &self.subject.config.board.kernel;
+        kconfig::require(&config, &Requirements::load_all(&folder, &kernel.requirements, kernel.pages)?)
     }
 
     /// Turns the card off as a person would.

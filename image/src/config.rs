@@ -8,10 +8,12 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
+pub use dpu_plan::Start;
 
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
 use crate::load::suggest;
+use crate::pages::Pages;
 use crate::rules::Range;
 
 /// Everything that `image/` declares, for one board.
@@ -77,6 +79,29 @@ pub struct Local {
     pub files: BTreeMap<String, PathBuf>,
     /// Component to a folder that stands in for its source.
     pub overrides: BTreeMap<String, PathBuf>,
+    /// Who signs updates; images of one who has nobody for it take none.
+    pub signing: Option<Signing>,
+}
+
+/// How bundles are signed, and what cards trust.
+#[derive(Debug, Clone)]
+pub struct Signing {
+    /// The signer's certificate, as PEM.
+    pub certificate: PathBuf,
+    /// What has its key.
+    pub signer: Signer,
+    /// The certificates that images trust, as PEM: the signer's own, or that of who issued it.
+    pub keyring: PathBuf,
+}
+
+/// What has the key that bundles are signed with.
+#[derive(Debug, Clone)]
+pub enum Signer {
+    /// A file, as PEM.
+    Key(PathBuf),
+    /// A program with arguments, which gets what is to be signed on standard input and gives CMS (RFC 5652) in DER
+    /// with that in it on standard output: for keys that are in a token or with a service.
+    Command(Vec<String>),
 }
 
 /// One kind of card: what differs between cards, and nothing else.
@@ -86,7 +111,12 @@ pub struct Board {
     pub description: String,
     pub tools: Tools,
     pub kernel: Kernel,
+    /// The kernel by each of the board's configurations, where its file has several to choose from.
+    pub kernels: BTreeMap<String, Kernel>,
+    /// None for a card whose makers' U-Boot stays.
+    pub u_boot: Option<UBoot>,
     pub parts: Parts,
+    pub endpoint: Endpoint,
     pub root: Root,
     pub disk: Disk,
     pub boot: Boot,
@@ -94,6 +124,8 @@ pub struct Board {
     pub network: Network,
     /// What `dpu-agent setup` does at boot, written into the image as it is.
     pub plan: dpu_plan::Plan,
+    /// How a running card is updated; a board without it is flashed anew.
+    pub updates: Option<Updates>,
     /// How to run the board in QEMU; a board of metal has none.
     pub emulator: Option<Emulator>,
 }
@@ -109,17 +141,20 @@ pub struct Tools {
     pub rust: String,
     /// A C compiler and libraries for the card's architecture; parts that are built from C need it.
     pub cross: Option<String>,
+    /// RAUC, which makes and signs bundles.
+    pub bundle: Option<String>,
 }
 
 #[derive(Debug, Clone)]
 pub struct Kernel {
     /// A component whose packages hold `usr/src/linux-source-*.tar.xz`, or one of source `git`.
     pub source: String,
+    pub pages: Pages,
     /// The make target that the fragments are laid over: `tinyconfig`, `defconfig`.
     pub base: String,
     /// A configuration of the card's makers, laid over the base before the fragments.
     pub vendor: Option<VendorConfig>,
-    /// Names of `kernel-config/<name>.config`, applied in this order.
+    /// Names of `kernel-config/<name>.config`, applied in this order; that of the pages is among them.
     pub fragments: Vec<String>,
     /// Names of `kernel-config/requirements/<name>.toml`.
     pub requirements: Vec<String>,
@@ -135,6 +170,21 @@ pub struct VendorConfig {
     pub path: PathBuf,
 }
 
+/// U-Boot, where this builder makes it.
+#[derive(Debug, Clone)]
+pub struct UBoot {
+    /// A component of source packages.
+    pub source: String,
+    /// A component of packages: U-Boot's compilers.
+    pub tools: String,
+    /// The make target that the fragment is laid over: `qemu_arm64_defconfig`.
+    pub base: String,
+    /// The fragment of its configuration, relative to the checkout.
+    pub config: PathBuf,
+    /// Its environment while nothing was saved, relative to the checkout.
+    pub environment: PathBuf,
+}
+
 /// What a card of metal has beside kernel, root and agent: names of components.
 #[derive(Debug, Clone, Default)]
 pub struct Parts {
@@ -146,6 +196,18 @@ pub struct Parts {
     pub host_drivers: Option<String>,
     /// Of source `oci`: the image of Cilium's agent.
     pub cilium: Option<String>,
+}
+
+/// What the host is told of the endpoint, where it is to be otherwise than in the configuration of `octep_cp_agent` as
+/// its makers give it.
+#[derive(Debug, Clone, Default)]
+pub struct Endpoint {
+    /// The address of the first PF, `02:00:00:01:06:00`; its VFs' and then the next PF's count up from it.
+    pub mac: Option<String>,
+    /// How many VFs a PF has.
+    pub vfs: Option<u16>,
+    /// Megabits per second.
+    pub speed: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -173,8 +235,26 @@ pub struct Disk {
 
 #[derive(Debug, Clone)]
 pub struct Boot {
-    /// The kernel's command line, without the root's part, which the builder adds.
+    /// The kernel's command line with its huge pages, without the root's part, which the builder adds.
     pub cmdline: String,
+}
+
+/// How U-Boot and the running system agree on the slot that starts.
+#[derive(Debug, Clone)]
+pub struct Updates {
+    /// How often a slot is tried that nobody has called good.
+    pub attempts: u8,
+    pub counts: Counts,
+}
+
+/// Where is counted which slot starts how often.
+#[derive(Debug, Clone)]
+pub enum Counts {
+    /// In U-Boot's variables, which are there twice: lines of `fw_env.config` (libubootenv's
+    /// `docs/fw_env_config.md`).
+    Variables([String; 2]),
+    /// On the disk, by a script that U-Boot finds there: its variables are left alone.
+    Disk,
 }
 
 /// What comes in, beside ssh and the agent's port on the link interface.
@@ -193,10 +273,8 @@ pub struct Network {
 /// How QEMU plays the card.
 #[derive(Debug, Clone)]
 pub struct Emulator {
-    /// A component of source `deb` with QEMU, U-Boot and an ssh client.
+    /// A component of source `deb` with QEMU and an ssh client.
     pub tools: String,
-    /// Path of U-Boot in that tool root.
-    pub firmware: PathBuf,
     pub machine: String,
     pub cpu: String,
     pub cpus: u32,
@@ -290,6 +368,18 @@ pub struct OciSource {
     pub mirrors: Vec<String>,
 }
 
+impl OciSource {
+    /// The image as Kubernetes asks for it: `quay.io/cilium/cilium:v1.17.0`, or with its digest where it has no tag.
+    pub fn reference(&self) -> String {
+        let Self { registry, repository, tag, digest, .. } = self;
+        match (tag, digest) {
+            (Some(tag), _) => format!("{registry}/{repository}:{tag}"),
+            (None, Some(digest)) => format!("{registry}/{repository}@sha256:{digest}"),
+            (None, None) => format!("{registry}/{repository}:latest"),
+        }
+    }
+}
+
 /// Files that only the user can get, found by name in archives of any nesting.
 #[derive(Debug, Clone)]
 pub struct UserSource {
@@ -322,15 +412,6 @@ pub struct Rule {
     pub start: Option<Start>,
 }
 
-/// How `octep_cp_agent` is given its devices.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Start {
-    /// Arguments, in which `{NAME}` is the address of the devices of that name in the set-up's `vfio`.
-    Arguments(String),
-    /// None: this module of the kernel stands for them.
-    Module(String),
-}
-
 /// Versions that somebody ran together.
 #[derive(Debug, Clone)]
 pub struct Set {
@@ -347,7 +428,7 @@ pub struct DebSource {
     /// Suites to take packages from. Of several versions the highest wins, save that a suite
     /// marked `only-when-named` gives only packages written as `name/suite`.
     pub suites: Vec<String>,
-    /// `amd64` or `arm64`.
+    /// `amd64`, `arm64`, or `source` for source packages as they are.
     pub architecture: String,
     /// Wanted packages: `name`, `name:arch`, `name/suite`, `name:arch/suite`.
     pub packages: Vec<String>,
@@ -410,10 +491,29 @@ pub struct Archive {
 #[derive(Debug, Clone)]
 pub struct Suite {
     pub archive: String,
-    /// Path below `dists/`.
+    /// Path below `dists/`; or, with a slash at its end, of a flat repository below the archive's base address
+    /// (sources.list(5), "The deb and deb-src Types").
     pub path: String,
+    /// What its Release file must have as its origin.
+    pub origin: Option<String>,
     /// Files in `image/keys` that may sign the suite's Release file; one good signature is enough.
     pub keys: Vec<String>,
     /// See [`DebSource::suites`].
     pub only_when_named: bool,
+}
+
+impl Suite {
+    /// Whether it is a flat repository: all architectures in one index, beside the Release file.
+    pub fn is_flat(&self) -> bool {
+        self.path.ends_with('/')
+    }
+
+    /// The path of one of its files below the archive's base address.
+    pub fn file(&self, path: &str) -> String {
+        match self.path.strip_suffix('/') {
+            Some(".") => path.to_owned(),
+            Some(folder) => format!("{folder}/{path}"),
+            None => format!("dists/{}/{path}", self.path),
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Debian's archives: what is in them, who signed it, and which packages a wish comes down to.
 //!
 //! A [`release::Release`] is trusted for its signature; it names each [`packages::Index`] by its
-//! hash; an index names each package by its hash. [`resolve`] picks packages from indexes with the
+//! hash; an index names each package by its hash, and [`sources`] the archives of source packages. [`resolve`] picks packages from indexes with the
 //! order of [`version`] and the language of [`relation`]. What was picked is kept in [`crate::lock`].
 
 pub mod keyring;
@@ -9,6 +9,7 @@ pub mod packages;
 pub mod relation;
 pub mod release;
 pub mod resolve;
+pub mod sources;
 pub mod version;
 
 use crate::hash::Hash;
@@ -16,7 +17,7 @@ use crate::hash::Hash;
 /// Where files of an archive come from: mirrors, a cache, or a folder.
 pub trait Source {
     /// A file of `archive` (a name in [`crate::config::Suites::archives`]), by its path below the
-    /// archive's base address: `dists/…` or `pool/…`.
+    /// archive's base address: `dists/…` or `pool/…`, and anything else in a flat repository.
     ///
     /// `want` is the size in bytes and the hash that the file must have; it is `None` only for
     /// files that carry their own signature.

@@ -2,6 +2,7 @@
 
 mod login;
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::net::TcpListener;
@@ -15,9 +16,13 @@ use crate::hint::WithHint as _;
 use crate::recipes::copy_sparse;
 use crate::sandbox::Sandbox;
 
-/// QEMU's `virt` machine has two flash banks of this size: U-Boot in the first, its environment in the
-/// second (QEMU, hw/arm/virt.c).
+/// QEMU's `virt` machine has flash banks of this size, and starts what is in the first (QEMU, hw/arm/virt.c).
 const FLASH: u64 = 64 << 20;
+/// The eMMC in which U-Boot keeps its variables, where the disk is another.
+const EMMC: u64 = 4 << 20;
+
+/// A port that nobody has business with (echo, RFC 862): the card's firewall keeps it closed.
+pub const CLOSED: u16 = 7;
 
 /// What is at the host's end of the card's link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,10 +33,28 @@ pub enum Link {
     Tap(String),
 }
 
+/// What the card's disk is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Disk {
+    Virtio,
+    /// An SD card behind a controller on PCI, which to U-Boot and Linux is what an eMMC is.
+    Emmc,
+}
+
+/// What an emulated card is run with.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// The tool root with QEMU and ssh.
+    pub tools: PathBuf,
+    /// U-Boot, as it lies in the card's flash.
+    pub u_boot: PathBuf,
+}
+
 /// The files of one emulated card. They are its own: what it writes changes no image.
 #[derive(Debug, Clone)]
 pub struct Card {
     folder: PathBuf,
+    pub disk_is: Disk,
     /// Port of this host that leads to the card's ssh.
     pub ssh_port: u16,
     /// Port of this host that leads to the agent, over the link.
@@ -42,11 +65,28 @@ pub struct Card {
     pub key: Option<PathBuf>,
     /// A file with the code that a host may pair with, given to the card at boot.
     pub code: Option<PathBuf>,
+    /// Files with further system credentials, by name.
+    pub credentials: BTreeMap<String, PathBuf>,
+    /// Whether what is written is kept in order as well, see [`Card::write_log`].
+    pub logs_writes: bool,
+    /// Ports of this host that lead to the card's [`CLOSED`]: over the management network, and over the link.
+    pub closed_ports: Option<[u16; 2]>,
 }
 
 impl Card {
     /// Makes a card in `folder` with the image on its disk; one that was there is replaced.
-    pub fn new(folder: &Path, image: &Path, emulator: &Emulator, tools: &Path) -> Result<Self> {
+    pub fn new(folder: &Path, image: &Path, emulator: &Emulator, programs: &Programs) -> Result<Self> {
+        let size = image.metadata().with_context(|| format!("reading `{}`", image.display()));
+        let size = size.hint(|| "build it with `cargo xtask image`".into())?.len();
+        Self::made(folder, Some(image), emulator.disk.max(size), programs)
+    }
+
+    /// Makes a card in `folder` whose disk is empty; one that was there is replaced.
+    pub fn blank(folder: &Path, emulator: &Emulator, programs: &Programs) -> Result<Self> {
+        Self::made(folder, None, emulator.disk, programs)
+    }
+
+    fn made(folder: &Path, image: Option<&Path>, size: u64, programs: &Programs) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("making `{}`", folder.display()))?;
         let bank = |name: &str, content: Option<&Path>, size: u64| -> Result<()> {
             let path = folder.join(name);
@@ -54,24 +94,61 @@ impl Card {
             file.set_len(size)?;
             content.map_or(Ok(()), |content| copy_sparse(content, &mut file, 0))
         };
-        bank("u-boot.flash", Some(&tools.join(&emulator.firmware)), FLASH)?;
-        bank("environment.flash", None, FLASH)?;
-        let size = image.metadata().with_context(|| format!("reading `{}`", image.display()));
-        let size = size.hint(|| "build it with `cargo xtask image`".into())?.len();
-        bank("disk.img", Some(image), emulator.disk.max(size))?;
+        bank("u-boot.flash", Some(&programs.u_boot), FLASH)?;
+        bank("environment.img", None, EMMC)?;
+        bank("disk.img", image, size)?;
         Ok(Self {
             folder: folder.to_owned(),
+            disk_is: Disk::Virtio,
             ssh_port: free_port()?,
             agent_port: free_port()?,
             link: Link::Ports,
             key: None,
             code: None,
+            credentials: BTreeMap::new(),
+            logs_writes: false,
+            closed_ports: None,
         })
+    }
+
+    /// Lets calls through to where the card's firewall must not let any in.
+    pub fn open_closed_ports(&mut self) -> Result<[u16; 2]> {
+        Ok(*self.closed_ports.insert([free_port()?, free_port()?]))
     }
 
     /// The card's disk.
     pub fn disk(&self) -> PathBuf {
-        self.folder.join("disk.img")
+        self.image("disk")
+    }
+
+    /// The eMMC with U-Boot's variables, where the disk is another.
+    pub fn environment(&self) -> PathBuf {
+        self.image("environment")
+    }
+
+    /// All writes and flushes of a drive, `disk` or `environment`, as QEMU's driver `blklogwrites` keeps them: in the
+    /// format of the kernel's Documentation/admin-guide/device-mapper/log-writes.rst.
+    pub fn write_log(&self, drive: &str) -> PathBuf {
+        self.folder.join(format!("{drive}.log"))
+    }
+
+    fn image(&self, drive: &str) -> PathBuf {
+        self.folder.join(format!("{drive}.img"))
+    }
+
+    /// QEMU's words for a drive.
+    fn drive(&self, name: &str) -> String {
+        let image = self.image(name);
+        if !self.logs_writes {
+            return format!("if=none,id={name},format=raw,file={}", image.display());
+        }
+        // The count of entries is not needed before the end: each update of it waits for this machine's disk.
+        format!(
+            "if=none,id={name},driver=blklogwrites,file.driver=raw,file.file.driver=file,file.file.filename={},\
+             log.driver=raw,log.file.driver=file,log.file.filename={},log-super-update-interval=1000000000",
+            image.display(),
+            self.write_log(name).display()
+        )
     }
 
     /// The card's folder.
@@ -88,6 +165,14 @@ impl Card {
         console: &[&str],
     ) -> Vec<OsString> {
         let file = |name: &str| self.folder.join(name).display().to_string();
+        let [by_management, by_link] = match self.closed_ports {
+            None => [String::new(), String::new()],
+            Some([management, link]) => {
+                let card = emulator.link_card.to_string();
+                [(management, ""), (link, card.as_str())]
+                    .map(|(port, card)| format!(",hostfwd=tcp:127.0.0.1:{port}-{card}:{CLOSED}"))
+            }
+        };
         let mut arguments: Vec<String> = [
             "-machine",
             &emulator.machine,
@@ -104,21 +189,19 @@ impl Card {
             "-drive",
             &format!("if=pflash,unit=0,format=raw,readonly=on,file={}", file("u-boot.flash")),
             "-drive",
-            &format!("if=pflash,unit=1,format=raw,file={}", file("environment.flash")),
+            &self.drive("environment"),
             "-drive",
-            &format!("if=none,id=disk,format=raw,file={}", file("disk.img")),
-            "-device",
-            "virtio-blk-pci,drive=disk",
+            &self.drive("disk"),
             "-device",
             "virtio-rng-pci",
             "-netdev",
-            &format!("user,id=management,hostfwd=tcp:127.0.0.1:{}-:22", self.ssh_port),
+            &format!("user,id=management,hostfwd=tcp:127.0.0.1:{}-:22{by_management}", self.ssh_port),
             "-device",
             "virtio-net-pci,netdev=management,romfile=",
             "-netdev",
             &match &self.link {
                 Link::Ports => format!(
-                    "user,id=link,net={}/24,host={},hostfwd=tcp:127.0.0.1:{}-{}:{agent_port}",
+                    "user,id=link,net={}/24,host={},hostfwd=tcp:127.0.0.1:{}-{}:{agent_port}{by_link}",
                     emulator.link_host, emulator.link_host, self.agent_port, emulator.link_card
                 ),
                 Link::Tap(name) => format!("tap,id=link,ifname={name},script=no,downscript=no"),
@@ -126,11 +209,24 @@ impl Card {
         ]
         .map(str::to_owned)
         .into();
+        let disk: &[&str] = match self.disk_is {
+            Disk::Virtio => &[
+                "-device",
+                "virtio-blk-pci,drive=disk",
+                "-device",
+                "sdhci-pci",
+                "-device",
+                "sd-card,drive=environment",
+            ],
+            // U-Boot's variables lie before its first partition then.
+            Disk::Emmc => &["-device", "sdhci-pci", "-device", "sd-card,drive=disk"],
+        };
+        arguments.extend(disk.iter().map(ToString::to_string));
         arguments.extend(emulator.devices.iter().map(|argument| argument.replace("{link}", "link")));
-        for (credential, file) in
-            [("ssh.authorized_keys.root", &self.key), ("dpukit.pairing-code", &self.code)]
-        {
-            let Some(file) = file else { continue };
+        let own = [("ssh.authorized_keys.root", &self.key), ("dpukit.pairing-code", &self.code)];
+        let own = own.into_iter().filter_map(|(name, file)| Some((name, file.as_ref()?)));
+        let further = self.credentials.iter().map(|(name, file)| (name.as_str(), file));
+        for (credential, file) in own.chain(further) {
             let name = format!("name=opt/io.systemd.credentials/{credential},file={}", file.display());
             arguments.extend(["-fw_cfg".into(), name]);
         }

@@ -81,6 +81,7 @@
 mod board;
 mod component;
 mod diagnostics;
+mod kernel;
 mod local;
 mod plan;
 mod reader;
@@ -89,6 +90,8 @@ mod source;
 pub(crate) mod suggest;
 mod suites;
 mod tree;
+mod u_boot;
+mod updates;
 mod values;
 
 use std::collections::BTreeSet;
@@ -216,12 +219,13 @@ fn known<'a, T: AsRef<str> + ?Sized + 'a>(
 /// A folder of the checkout.
 fn exists(root: &Path, path: &str, what: &str) -> Result<PathBuf, Wrong> {
     let checked = values::relative(path)?;
-    if root.join(&checked).is_dir() {
+    let is_one = |path: &Path| if what == "folder" { path.is_dir() } else { path.is_file() };
+    if is_one(&root.join(&checked)) {
         return Ok(checked);
     }
     let parent = checked.parent().unwrap_or(Path::new(""));
     let siblings = fs::read_dir(root.join(parent)).into_iter().flatten().flatten();
-    let siblings = siblings.filter(|entry| entry.path().is_dir());
+    let siblings = siblings.filter(|entry| is_one(&entry.path()));
     let siblings: Vec<_> =
         siblings.filter_map(|entry| Some(parent.join(entry.file_name()).to_str()?.to_owned())).collect();
     let wrong = Wrong::new(format!("there is no {what} `{path}` in the checkout"));

@@ -41,8 +41,9 @@ use crate::debian::Source;
 use crate::debian::keyring::Keyring;
 use crate::debian::packages::{Index, is_safe_path};
 use crate::debian::relation::{is_architecture, is_name};
-use crate::debian::release::Release;
+use crate::debian::release::{Packing, Release};
 use crate::debian::resolve::{self, Request, Wanted};
+use crate::debian::sources::{self, SOURCE, SourcePackage};
 use crate::debian::version::Version;
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
@@ -93,7 +94,7 @@ pub struct LockedComponent {
 pub struct LockedPackage {
     /// The package's name, without an architecture.
     pub name: String,
-    /// `all` or the architecture that it was built for.
+    /// `all` or the architecture that it was built for; `source` for an archive of a source package.
     pub arch: String,
     /// With its epoch, as in the index.
     pub version: String,
@@ -107,6 +108,16 @@ pub struct LockedPackage {
     pub size: u64,
     /// Of the package's file.
     pub sha256: Hash,
+}
+
+impl LockedPackage {
+    /// What a component has once: `bash:arm64`, or of a source package an archive's name.
+    fn key(&self) -> String {
+        match self.arch.as_str() {
+            SOURCE => self.path.rsplit('/').next().unwrap_or_default().to_owned(),
+            arch => format!("{}:{arch}", self.name),
+        }
+    }
 }
 
 impl Lock {
@@ -262,7 +273,14 @@ pub fn resolve(config: &Config, components: &[&str], source: &dyn Source, now: S
 }
 
 fn resolve_all(scope: &Scope<'_>, source: &dyn Source, now: SystemTime) -> Result<Lock> {
-    let mut archives = Archives { scope, source, now, releases: BTreeMap::new(), indexes: BTreeMap::new() };
+    let mut archives = Archives {
+        scope,
+        source,
+        now,
+        releases: BTreeMap::new(),
+        indexes: BTreeMap::new(),
+        sources: BTreeMap::new(),
+    };
     for (name, wish) in &scope.wishes {
         archives.load(wish).with_context(|| format!("resolving the component `{name}`"))?;
     }
@@ -302,6 +320,8 @@ pub fn board_components(config: &Config) -> Vec<&Component> {
         .into_iter()
         .chain(board.emulator.as_ref().map(|emulator| &emulator.tools))
         .chain(&tools.cross)
+        .chain(&tools.bundle)
+        .chain(board.u_boot.iter().flat_map(|u_boot| [&u_boot.source, &u_boot.tools]))
         .chain(board.kernel.vendor.as_ref().map(|vendor| &vendor.source))
         .chain(perhaps.into_iter().flatten())
         .collect();
@@ -414,6 +434,8 @@ struct Archives<'a> {
     releases: BTreeMap<&'a str, Release>,
     /// By suite and architecture.
     indexes: BTreeMap<(&'a str, &'a str), Index>,
+    /// By suite, the source packages that any component asks for.
+    sources: BTreeMap<&'a str, Vec<SourcePackage>>,
 }
 
 impl<'a> Archives<'a> {
@@ -423,7 +445,12 @@ impl<'a> Archives<'a> {
             let suite = self.suite(name)?;
             for architecture in wish.architectures()? {
                 let key = (name.as_str(), architecture);
-                if !self.indexes.contains_key(&key) {
+                if architecture == SOURCE {
+                    if !self.sources.contains_key(name.as_str()) {
+                        let packages = self.read_sources(name, suite)?;
+                        self.sources.insert(name, packages);
+                    }
+                } else if !self.indexes.contains_key(&key) {
                     let index = self.read_index(name, suite, architecture)?;
                     self.indexes.insert(key, index);
                 }
@@ -441,31 +468,90 @@ impl<'a> Archives<'a> {
     }
 
     fn read_index(&mut self, name: &'a str, suite: &Suite, architecture: &str) -> Result<Index> {
+        let (bytes, packing) = self.index_bytes(name, suite, architecture)?;
+        let mut index = Index::read_packed(&format!("{name}/{architecture}"), &bytes, packing)?;
+        if suite.is_flat() {
+            index.keep(architecture);
+        }
+        tracing::debug!(suite = name, architecture, packages = index.len(), "read a package index");
+        Ok(index)
+    }
+
+    fn read_sources(&mut self, name: &'a str, suite: &Suite) -> Result<Vec<SourcePackage>> {
+        let wishes = self.scope.wishes.values().filter(|wish| wish.architecture == SOURCE);
+        let wanted = wishes.flat_map(|wish| wish.packages).map(|package| Wanted::parse(package));
+        let names = wanted.map(|wanted| Ok(wanted?.name)).collect::<Result<BTreeSet<_>>>()?;
+        let (bytes, _) = self.index_bytes(name, suite, SOURCE)?;
+        sources::read_xz(&format!("{name}/{SOURCE}"), &bytes, &names)
+    }
+
+    /// A suite's index for an architecture, as it is fetched: compressed, and what the Release file names.
+    fn index_bytes(
+        &mut self,
+        name: &'a str,
+        suite: &Suite,
+        architecture: &str,
+    ) -> Result<(Vec<u8>, Packing)> {
         let release = self.release(name, suite)?;
         let file = release.index(architecture).with_context(|| format!("the suite `{name}`"))?;
-        let path = format!("dists/{}/{}", suite.path, file.path);
+        let path = suite.file(&file.path);
         let bytes = self.source.get(&suite.archive, &path, Some((file.size, file.hash)))?;
         ensure!(
             Hash::of(&bytes) == file.hash,
             "`{path}` of `{}` is not what the Release file names",
             suite.archive
         );
-        let index = Index::read_xz(&format!("{name}/{architecture}"), &bytes)?;
-        tracing::debug!(suite = name, architecture, packages = index.len(), "read a package index");
-        Ok(index)
+        Ok((bytes, file.packing))
     }
 
     fn release(&mut self, name: &'a str, suite: &Suite) -> Result<&Release> {
         if !self.releases.contains_key(name) {
             let keyring = Keyring::read(&self.scope.keys, &suite.keys)?;
-            let bytes = self.source.get(&suite.archive, &format!("dists/{}/InRelease", suite.path), None)?;
-            let release = Release::read(&suite.path, &bytes, &keyring, self.now)?;
+            let bytes = self.source.get(&suite.archive, &suite.file("InRelease"), None)?;
+            let release = Release::read(&suite.path, suite.origin.as_deref(), &bytes, &keyring, self.now)?;
             self.releases.insert(name, release);
         }
         self.releases.get(name).with_context(|| format!("the suite `{name}` was not read"))
     }
 
     fn resolve(&self, wish: &Wish<'_>) -> Result<LockedComponent> {
+        let mut packages = if wish.architecture == SOURCE {
+            self.resolve_sources(wish)?
+        } else {
+            self.resolve_packages(wish)?
+        };
+        packages.sort();
+        let content = Content::Packages(packages);
+        Ok(LockedComponent { request: wish.hash(self.scope.suites), content })
+    }
+
+    fn resolve_sources(&self, wish: &Wish<'_>) -> Result<Vec<LockedPackage>> {
+        let suites = wish.suites.iter().map(|name| {
+            let packages = self.sources.get(name.as_str()).map(Vec::as_slice).unwrap_or_default();
+            Ok(sources::Suite { name, only_when_named: self.suite(name)?.only_when_named, packages })
+        });
+        let suites = suites.collect::<Result<Vec<_>>>()?;
+        let mut locked = Vec::new();
+        for package in wish.packages {
+            let (suite, SourcePackage { name, version, files }) =
+                sources::newest(&Wanted::parse(package)?, &suites)?;
+            for (path, (size, sha256)) in files {
+                locked.push(LockedPackage {
+                    name: name.clone(),
+                    version: version.clone(),
+                    arch: SOURCE.into(),
+                    suite: suite.to_owned(),
+                    archive: self.suite(suite)?.archive.clone(),
+                    path: path.clone(),
+                    size: *size,
+                    sha256: *sha256,
+                });
+            }
+        }
+        Ok(locked)
+    }
+
+    fn resolve_packages(&self, wish: &Wish<'_>) -> Result<Vec<LockedPackage>> {
         let suites = wish.suites.iter().map(|name| {
             let of_suite = self.indexes.iter().filter(|((suite, _), _)| suite == name);
             let wanted = wish.architectures()?;
@@ -486,13 +572,7 @@ impl<'a> Archives<'a> {
             without: wish.without.clone(),
             dependencies: wish.dependencies,
         };
-        let mut packages = Vec::new();
-        for chosen in resolve::resolve(&request)? {
-            packages.push(self.locked_package(chosen)?);
-        }
-        packages.sort();
-        let content = Content::Packages(packages);
-        Ok(LockedComponent { request: wish.hash(self.scope.suites), content })
+        resolve::resolve(&request)?.into_iter().map(|chosen| self.locked_package(chosen)).collect()
     }
 
     fn locked_package(&self, chosen: resolve::Chosen<'_>) -> Result<LockedPackage> {
@@ -583,7 +663,7 @@ fn check(raw: RawLock) -> Result<Lock, Misplaced> {
             let span = package.span();
             let package =
                 check_package(package.into_inner(), &lock.suites).map_err(|error| (span.clone(), error))?;
-            if !seen.insert((package.name.clone(), package.arch.clone())) {
+            if !seen.insert(package.key()) {
                 return Err((
                     span,
                     anyhow!("`{}:{}` is there twice in `{name}`", package.name, package.arch),

@@ -112,17 +112,14 @@ fn of_board(project: &Project, missing: &[String]) -> Vec<Lack> {
         why: violation.to_string(),
         mend: vec!["take versions that go together: `cargo xtask matrix` shows them".into()],
     });
-    let recipes = recipes::without_recipe(config).into_iter().map(|(part, why)| Lack {
-        of: format!("parts.{part}"),
-        why: format!("this builder can't make it yet: {why}"),
-        mend: vec![format!("take `{part}` out of `[parts]` to build the board without it")],
-    });
+    let plan = rules::plan(config, &project.sources.lock).err();
+    let plan = plan.map(|error| Lack::of_error(&config.board.name, &error));
     let closed = project.lock_is_closed().filter(|_| !missing.is_empty()).map(|flag| Lack {
         of: "the lock".into(),
         why: format!("it lacks, or has for another request: {}", missing.join(", ")),
         mend: vec![format!("run `cargo xtask lock` without `{flag}`, and commit what it writes")],
     });
-    rules.chain(recipes).chain(closed).collect()
+    rules.chain(plan).chain(closed).collect()
 }
 
 /// A component's source, where it is not on this machine yet; the lock may lack the component.
@@ -174,7 +171,7 @@ fn archives(project: &Project, components: &[&Component], missing: &[String]) ->
 
 fn suites(config: &Config, names: &BTreeSet<String>) -> BTreeMap<String, String> {
     let suites = names.iter().filter_map(|name| config.suites.suites.get(name));
-    suites.map(|suite| (suite.archive.clone(), format!("dists/{}/InRelease", suite.path))).collect()
+    suites.map(|suite| (suite.archive.clone(), suite.file("InRelease"))).collect()
 }
 
 fn archive(project: &Project, name: &str, path: &str) -> Vec<Lack> {

@@ -4,14 +4,19 @@
 
 mod agent;
 mod disk;
+mod drivers;
 mod firmware;
 mod host;
+mod host_image;
 mod images;
 mod kernel;
 mod octep;
 mod root;
+mod start;
 mod tools;
 mod tree;
+mod u_boot;
+mod updates;
 mod workspace;
 
 use std::fs;
@@ -22,19 +27,26 @@ use anyhow::{Context as _, Result, anyhow};
 use walkdir::WalkDir;
 
 use crate::config::{Component, Config, DebSource, Source};
+use crate::debian::sources::SOURCE;
 use crate::fetch::{Fetcher, Package, Wanted};
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
 use crate::lock::{Content, Lock, LockedPackage};
 use crate::source::Origins;
 use crate::step::{Builder, Graph, Room};
+use crate::update;
 
-pub use disk::copy_sparse;
+pub use disk::{BOOT, copy_sparse};
+pub use drivers::{DRIVERS, drivers_name};
 pub use firmware::FIRMWARE;
 pub use host::{DEB, deb_name};
+pub use host_image::{HOST_IMAGE, host_image_name, host_image_reference};
+pub use images::IMAGES;
 pub use kernel::{CONFIG as KERNEL_CONFIG, KERNEL, source_step as kernel_source};
 pub use octep::OCTEP;
 pub use root::{ROOT, SYSTEM};
+pub use u_boot::{SANDBOX as U_BOOT_SANDBOX, U_BOOT};
+pub use updates::{compatible, tools as update_tools};
 
 /// The step whose result is the flashable image.
 pub const IMAGE: &str = "image";
@@ -70,32 +82,28 @@ pub fn graph(sources: &Sources) -> Result<Graph<'_>> {
     for name in [&tools.base, &tools.kernel, &tools.rust] {
         tools::tool_root(&mut graph, sources, name)?;
     }
+    if let Some(name) = update::tools(&sources.config)? {
+        tools::tool_root(&mut graph, sources, name)?;
+    }
     if let Some(emulator) = &sources.config.board.emulator {
         tools::tool_root(&mut graph, sources, &emulator.tools)?;
     }
     kernel::steps(&mut graph, sources)?;
+    u_boot::steps(&mut graph, sources)?;
     firmware::steps(&mut graph, sources)?;
     octep::steps(&mut graph, sources)?;
     images::steps(&mut graph, sources)?;
     agent::steps(&mut graph, sources)?;
     root::steps(&mut graph, sources)?;
-    disk::steps(&mut graph, sources);
+    disk::steps(&mut graph, sources)?;
     host::steps(&mut graph, sources)?;
+    drivers::steps(&mut graph, sources)?;
     Ok(graph)
 }
 
-/// Parts of a board that this builder does not put into an image yet, and what lacks.
-pub fn without_recipe(config: &Config) -> Vec<(&'static str, &'static str)> {
-    let parts = &config.board.parts;
-    let lacking = [
-        (
-            &parts.cilium,
-            "cilium",
-            "its image is fetched and kept as a layout, and is not imported on the card yet",
-        ),
-        (&parts.host_drivers, "host-drivers", "no package of them is built yet"),
-    ];
-    lacking.into_iter().filter(|(part, ..)| part.is_some()).map(|(_, name, why)| (name, why)).collect()
+/// The steps whose results are a board's bundle.
+pub fn bundle(graph: &Graph<'_>) -> Vec<&'static str> {
+    [IMAGE, FIRMWARE, DRIVERS, U_BOOT].into_iter().filter(|step| graph.has(step)).collect()
 }
 
 impl Sources {
@@ -141,7 +149,8 @@ pub fn wanted(package: &LockedPackage) -> Wanted {
         path: package.path.clone(),
         size: package.size,
         sha256: package.sha256,
-        package: Some(Package {
+        // What a snapshot service is asked for is binary packages.
+        package: (package.arch != SOURCE).then(|| Package {
             name: package.name.clone(),
             version: package.version.clone(),
             arch: package.arch.clone(),

@@ -4,10 +4,10 @@
 //! A board's parts are its kernel and what its `[parts]` name. A rule that fits their versions says which
 //! versions the others must have, and how `octep_cp_agent` is started; a set says which were run together.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use anyhow::{Result, anyhow};
+use dpu_plan::{Plan, Versions};
 
 use crate::config::{Config, Revision, Rule, Set, Source, Start};
 use crate::debian::version::Version;
@@ -183,7 +183,7 @@ pub fn enforce(config: &Config, lock: &Lock) -> Result<()> {
     use crate::hint::WithHint as _;
     let violations = violations(config, &parts(config, lock));
     if violations.is_empty() {
-        return Ok(());
+        return plan(config, lock).map(drop);
     }
     let lines: Vec<_> = violations.iter().map(|violation| format!("\n  {violation}")).collect();
     Err(anyhow!("the parts of board `{}` do not go together:{}", config.board.name, lines.concat())).hint(
@@ -194,6 +194,21 @@ pub fn enforce(config: &Config, lock: &Lock) -> Result<()> {
 /// How `octep_cp_agent` is started with these parts.
 pub fn start<'a>(config: &'a Config, parts: &[Part]) -> Option<&'a Start> {
     fitting(config, parts).into_iter().find_map(|(_, rule)| rule.start.as_ref())
+}
+
+/// The board's plan, with how `octep_cp_agent` is started.
+///
+/// # Errors
+/// The board has no device that the rule names.
+pub fn plan(config: &Config, lock: &Lock) -> Result<Plan> {
+    use crate::hint::WithHint as _;
+    let mut plan = config.board.plan.clone();
+    if let Some(octep) = &mut plan.octep {
+        octep.start = start(config, &parts(config, lock)).cloned();
+    }
+    plan.checked()
+        .map_err(|problems| anyhow!("with what `image/rules.toml` says of its firmware: {problems}"))
+        .hint(|| format!("write the device as `[[setup.octep.devices]]` of board `{}`", config.board.name))
 }
 
 /// What of the parts is not as it was in a set, for people.
@@ -226,23 +241,15 @@ pub fn nearest<'a>(config: &'a Config, parts: &[Part]) -> Option<(&'a String, &'
     Some((name, set, differences(set, parts)))
 }
 
-/// What a card is told of its parts: `/usr/lib/dpukit/versions.toml`.
-pub fn for_card(config: &Config, lock: &Lock) -> Option<String> {
+/// What a card is told of its parts: [`dpu_plan::VERSIONS`].
+pub fn for_card(config: &Config, lock: &Lock) -> Result<Option<String>> {
     let parts = parts(config, lock);
-    version_of(&parts, "firmware")?;
-    let mut text = String::from("# What this image was built of, and what octep_cp_agent has to be given.\n");
-    match start(config, &parts) {
-        Some(Start::Arguments(arguments)) => text += &format!("start-arguments = {arguments:?}\n"),
-        Some(Start::Module(module)) => text += &format!("start-module = {module:?}\n"),
-        None => {}
+    if version_of(&parts, "firmware").is_none() {
+        return Ok(None);
     }
-    let versions: BTreeMap<_, _> =
-        parts.iter().filter_map(|part| Some((part.name, part.version.as_ref()?))).collect();
-    text += "\n[versions]\n";
-    for (name, version) in versions {
-        text += &format!("{name} = {version:?}\n");
-    }
-    Some(text)
+    let versions = parts.into_iter().filter_map(|part| Some((part.name.to_owned(), part.version?))).collect();
+    let text = toml::to_string(&Versions { versions })?;
+    Ok(Some(format!("# What this image was built of.\n{text}")))
 }
 
 /// The board's parts and what the rules say of each, for people.

@@ -167,7 +167,7 @@ impl<'a> Graph<'a> {
         }
         let entry = self.recipe(step).entry();
         if store.has(&entry) {
-            let bytes = store.meta(&entry)?.bytes;
+            let bytes = store.used(&entry)?.bytes;
             present.push(Outcome { step: step.to_owned(), built: false, seconds: 0.0, bytes });
             return Ok(());
         }
@@ -242,7 +242,7 @@ impl<'a> Graph<'a> {
         let built = made.with_context(|| format!("step `{name}` failed")).inspect_err(|_| {
             watch.event(Event::Failed { step: name, log: store.log(&entry) });
         })?;
-        let bytes = store.meta(&entry)?.bytes;
+        let bytes = store.used(&entry)?.bytes;
         let outcome = Outcome { step: name.to_owned(), built, seconds: start.elapsed().as_secs_f64(), bytes };
         watch.event(Event::Finished(&outcome));
         Ok(outcome)

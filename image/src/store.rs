@@ -13,7 +13,10 @@
 //!
 //! A step writes into `work`; the folder is synced and renamed into `store` as its last act, so an
 //! entry is there whole or not at all, whatever was killed when. Whoever holds an entry's lock may
-//! throw away what an earlier, killed holder left in `work`.
+//! throw away what an earlier, killed holder left in `work`. When an entry was last used is the time of its
+//! folder.
+
+mod removal;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -23,13 +26,15 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use walkdir::WalkDir;
 
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
+
+pub use removal::remove_tree;
 
 /// What a step is made from. Two recipes with the same inputs name the same entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +92,9 @@ pub struct Meta {
     pub content: Hash,
     /// Bytes of all files in `out`.
     pub bytes: u64,
+    /// Bytes that they take on the disk: images have holes.
+    #[serde(default)]
+    pub disk: u64,
     /// How long the step took, in seconds.
     pub seconds: f64,
 }
@@ -207,8 +215,8 @@ impl Store {
         // Before the rename: who is killed right after it must leave nothing that no build looks at again.
         remove_tree(&made.join("scratch"))?;
         let out = made.join("out");
-        let (content, bytes) = seal(&out)?;
-        let meta = Meta { recipe: recipe.clone(), content, bytes, seconds: took.as_secs_f64() };
+        let Sealed { content, bytes, disk } = seal(&out)?;
+        let meta = Meta { recipe: recipe.clone(), content, bytes, disk, seconds: took.as_secs_f64() };
         let path = made.join("entry.json");
         fs::write(&path, serde_json::to_string_pretty(&meta)?)
             .with_context(|| format!("writing `{}`", path.display()))?;
@@ -269,7 +277,14 @@ impl Store {
         self.cache.join("last").join(format!("{board}.json"))
     }
 
-    /// All entries, oldest first.
+    /// What is known of an entry that a build uses now.
+    pub fn used(&self, entry: &str) -> Result<Meta> {
+        // A store that can't be written can be used all the same.
+        let _ = File::open(self.folder(entry)).and_then(|folder| folder.set_modified(SystemTime::now()));
+        self.meta(entry)
+    }
+
+    /// All entries, those first that were not used for longest.
     pub fn entries(&self) -> Result<Vec<(String, Meta, SystemTime)>> {
         let mut entries = Vec::new();
         let shelves = SHELVES.iter().map(|shelf| fs::read_dir(self.cache.join(shelf)));
@@ -285,98 +300,16 @@ impl Store {
         Ok(entries)
     }
 
-    /// Keeps [`Store::gc`] and [`Store::remove`] from taking what a build is using, as long as it is held.
-    pub fn in_use(&self) -> Result<File> {
-        let file = self.users()?;
-        file.lock_shared().context("waiting for the store")?;
-        Ok(file)
-    }
-
-    /// Waits for nobody: a build may take an hour.
-    fn unused(&self) -> Result<File> {
-        let file = self.users()?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(fs::TryLockError::WouldBlock) => Err(anyhow!("a build is using the store"))
-                .hint(|| "wait until it has ended, and try again".into()),
-            Err(fs::TryLockError::Error(error)) => Err(error).context("locking the store"),
-        }
-    }
-
-    fn users(&self) -> Result<File> {
-        let path = self.cache.join("locks/users");
-        let file = File::options().create(true).append(true).open(&path);
-        file.with_context(|| format!("opening `{}`", path.display()))
-    }
-
-    /// Removes what no board's last build is made of, and what killed builds left. Returns the names
-    /// removed and the bytes they held.
-    ///
-    /// # Errors
-    /// A build is using the store.
-    pub fn gc(&self, dry_run: bool) -> Result<(Vec<String>, u64)> {
-        let _unused = self.unused()?;
-        let mut used = std::collections::BTreeSet::new();
-        for file in fs::read_dir(self.cache.join("last")).context("reading the store")? {
-            let path = file?.path();
-            let Some(board) = path.file_stem().and_then(|stem| stem.to_str()) else { continue };
-            used.extend(self.last(board)?.values().map(Recipe::entry));
-        }
-        let (mut removed, mut bytes) = (Vec::new(), 0);
-        for place in SHELVES.into_iter().chain(["work"]) {
-            for file in fs::read_dir(self.cache.join(place)).context("reading the store")? {
-                let file = file?;
-                let name = file.file_name().to_string_lossy().into_owned();
-                if place != "work" && used.contains(&name) {
-                    continue;
-                }
-                bytes += tree_bytes(&file.path());
-                if !dry_run {
-                    self.take_away(&file.path())?;
-                }
-                removed.push(name);
-            }
-        }
-        removed.sort();
-        Ok((removed, bytes))
-    }
-
-    /// An entry goes as it came, by one rename: one that is half removed must not be taken for whole.
-    fn take_away(&self, folder: &Path) -> Result<()> {
-        let grave = self.cache.join("work/removed");
-        remove_tree(&grave)?;
-        let buried = match fs::symlink_metadata(folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // Only a folder that may be written can be given another parent.
-            Ok(meta) if meta.is_dir() => fs::set_permissions(folder, fs::Permissions::from_mode(0o700)),
-            Ok(_) => Ok(()),
-            Err(error) => Err(error),
-        };
-        buried
-            .and_then(|()| fs::rename(folder, &grave))
-            .with_context(|| format!("removing `{}`", folder.display()))?;
-        remove_tree(&grave)
-    }
-
     /// Hashes every entry's content again; returns the names of those that are not what was made.
     pub fn verify(&self, progress: impl Fn(&str)) -> Result<Vec<String>> {
         let mut wrong = Vec::new();
         for (name, meta, _) in self.entries()? {
             progress(&name);
-            if seal(&self.out(&name))?.0 != meta.content {
+            if seal(&self.out(&name))?.content != meta.content {
                 wrong.push(name);
             }
         }
         Ok(wrong)
-    }
-
-    /// Removes one entry, so that the next build makes it anew.
-    ///
-    /// # Errors
-    /// A build is using the store.
-    pub fn remove(&self, entry: &str) -> Result<()> {
-        let _unused = self.unused()?;
-        self.take_away(&self.folder(entry))
     }
 }
 
@@ -385,9 +318,16 @@ pub fn space_hint() -> String {
     "`cargo xtask store gc` frees what no build needs; `DPUKIT_CACHE` moves the store".into()
 }
 
+/// A tree as it went into the store.
+struct Sealed {
+    content: Hash,
+    bytes: u64,
+    disk: u64,
+}
+
 /// Makes a tree read-only and hashes it: paths, kinds, execute bits and contents.
-fn seal(root: &Path) -> Result<(Hash, u64)> {
-    let (mut hasher, mut bytes) = (Sha256::new(), 0);
+fn seal(root: &Path) -> Result<Sealed> {
+    let (mut hasher, mut bytes, mut disk) = (Sha256::new(), 0, 0);
     for file in WalkDir::new(root).sort_by_file_name() {
         let file = file.with_context(|| format!("reading `{}`", root.display()))?;
         let path = file.path();
@@ -405,6 +345,7 @@ fn seal(root: &Path) -> Result<(Hash, u64)> {
             let kind: &[u8] = if executable { b"program\0" } else { b"file\0" };
             hasher.update([kind, name, b"\0", content.bytes()].concat());
             bytes += meta.len();
+            disk += on_disk(&meta);
         } else {
             hasher.update([b"folder\0", name, b"\0"].concat());
         }
@@ -413,35 +354,12 @@ fn seal(root: &Path) -> Result<(Hash, u64)> {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).with_context(context)?;
         }
     }
-    Ok((Hash::from(<[u8; 32]>::from(hasher.finalize())), bytes))
+    Ok(Sealed { content: Hash::from(<[u8; 32]>::from(hasher.finalize())), bytes, disk })
 }
 
-fn tree_bytes(root: &Path) -> u64 {
-    WalkDir::new(root)
-        .into_iter()
-        .filter_map(|file| file.ok()?.metadata().ok())
-        .filter(fs::Metadata::is_file)
-        .map(|meta| meta.len())
-        .sum()
-}
-
-/// Removes a tree, read-only folders in it too; nothing there is fine.
-pub fn remove_tree(root: &Path) -> Result<()> {
-    let context = || format!("removing `{}`", root.display());
-    match fs::symlink_metadata(root) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        // What a link leads to is not in the tree.
-        Ok(meta) if !meta.is_dir() => return fs::remove_file(root).with_context(context),
-        other => other.with_context(context)?,
-    };
-    for file in WalkDir::new(root) {
-        let file = file.with_context(context)?;
-        if file.file_type().is_dir() {
-            // A walk opens a folder after yielding it, so this also lets it read the folder.
-            fs::set_permissions(file.path(), fs::Permissions::from_mode(0o700)).with_context(context)?;
-        }
-    }
-    fs::remove_dir_all(root).with_context(context)
+/// Bytes that a file takes on the disk (`st_blocks` counts in 512, stat(2)).
+fn on_disk(meta: &fs::Metadata) -> u64 {
+    meta.blocks() * 512
 }
 
 /// Writes a file beside, syncs it and renames it over `path`.
@@ -464,7 +382,7 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn recipe(content: &str) -> Recipe {
+    pub(super) fn recipe(content: &str) -> Recipe {
         Recipe {
             name: "sample".into(),
             inputs: BTreeMap::from([("text".into(), Input::Content(Hash::of(content)))]),
@@ -472,13 +390,13 @@ mod tests {
         }
     }
 
-    fn store() -> (tempfile::TempDir, Store) {
+    pub(super) fn store() -> (tempfile::TempDir, Store) {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         (folder, store)
     }
 
-    fn put(store: &Store, content: &str) -> bool {
+    pub(super) fn put(store: &Store, content: &str) -> bool {
         let make = |place: &Workplace| Ok(fs::write(place.out.join("file"), content)?);
         store.produce(&recipe(content), || {}, make).unwrap()
     }
@@ -553,43 +471,6 @@ mod tests {
             }
         });
         assert_eq!(made.into_inner(), 1);
-    }
-
-    #[test]
-    fn gc_keeps_the_last_build() {
-        let (_folder, store) = store();
-        put(&store, "kept");
-        put(&store, "dropped");
-        store.remember("virt", &BTreeMap::from([("sample".into(), recipe("kept"))])).unwrap();
-        let (removed, bytes) = store.gc(false).unwrap();
-        assert_eq!(removed, [recipe("dropped").entry()]);
-        assert!(bytes > 0);
-        assert!(store.has(&recipe("kept").entry()));
-        assert_eq!(fs::read_dir(store.cache().join("work")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn nothing_is_removed_under_a_build() {
-        let (_folder, store) = store();
-        put(&store, "a");
-        let entry = recipe("a").entry();
-        let users = [store.in_use().unwrap(), store.in_use().unwrap()];
-        assert_eq!(store.gc(false).unwrap_err().root_cause().to_string(), "a build is using the store");
-        assert!(store.remove(&entry).is_err() && store.has(&entry));
-        drop(users);
-        store.remove(&entry).unwrap();
-        assert!(!store.has(&entry));
-    }
-
-    #[test]
-    fn a_link_is_removed_and_what_it_leads_to_is_left() {
-        let (_folder, store) = store();
-        put(&store, "a");
-        let (target, link) = (store.folder(&recipe("a").entry()), store.cache().join("store/link"));
-        std::os::unix::fs::symlink(&target, &link).unwrap();
-        store.take_away(&link).unwrap();
-        assert!(!link.exists() && store.has(&recipe("a").entry()));
-        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o555);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use dpukit_image::load::load;
 use dpukit_image::lock::{Content, Lock, board_components};
 use dpukit_image::preflight::{self, Unready};
 use dpukit_image::project::{Project, Terms};
-use dpukit_image::recipes::{self, FIRMWARE, Request};
+use dpukit_image::recipes::{self, DRIVERS, FIRMWARE, IMAGES, Request};
 use dpukit_image::rules;
 use dpukit_image::step::{Event, Watch};
 use registry::StandInRegistry;
@@ -90,7 +90,7 @@ fn all_that_lacks_is_listed_at_once_with_its_mend() {
         }
     }
     insta::assert_snapshot!(unready, @r#"
-    board `cn106` can't be built here: 8 things are missing
+    board `cn106` can't be built here: 6 things are missing
 
     cilium: the image `127.0.0.1:9/cilium/cilium:v1.17.0` can't be had: …
       mend: name a registry that you reach as `mirrors` of the component; where a login is needed, run `podman login 127.0.0.1:9` or `docker login`
@@ -109,12 +109,6 @@ fn all_that_lacks_is_listed_at_once_with_its_mend() {
 
     sdk: Marvell's SDK for OCTEON 10: no file was named for it
       mend: get version 12.25.01 from Marvell's portal for customers: sign in, accept the licence, and download the SDK of this version as it is; name it with `--sdk FILE`, or `files.sdk = "FILE"` in `dpukit.local.toml`
-
-    parts.cilium: this builder can't make it yet: its image is fetched and kept as a layout, and is not imported on the card yet
-      mend: take `cilium` out of `[parts]` to build the board without it
-
-    parts.host-drivers: this builder can't make it yet: no package of them is built yet
-      mend: take `host-drivers` out of `[parts]` to build the board without it
     "#);
 }
 
@@ -240,6 +234,17 @@ fn parts_that_do_not_go_together_are_neither_locked_nor_built() {
 }
 
 #[test]
+fn a_board_without_a_device_that_the_agent_is_given_is_refused() {
+    let mut config = board("127.0.0.1:9");
+    config.board.plan.octep.as_mut().unwrap().devices.retain(|device| device.name != "pem");
+    let error = report(&rules::enforce(&config, &Lock::default()).unwrap_err());
+    insta::assert_snapshot!(error, @r"
+    error: with what `image/rules.toml` says of its firmware: `octep_cp_agent` is to be given the device `pem`, which `octep.devices` does not name
+    hint: write the device as `[[setup.octep.devices]]` of board `cn106`
+    ");
+}
+
+#[test]
 fn sets_that_were_run_together_keep_the_rules() {
     let config = board("127.0.0.1:9");
     for (name, set) in &config.rules.sets {
@@ -278,12 +283,14 @@ impl StandIns {
         }
     }
 
-    /// Makes a repository with a file; its commit.
-    fn repository(&self, name: &str, path: &str, text: &str) -> String {
+    /// Makes a repository with files; its commit.
+    fn repository(&self, name: &str, paths: &[&str], text: &str) -> String {
         let folder = self.folder.path().join("mirrors").join(name);
-        let file = folder.join(path);
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, text).unwrap();
+        for path in paths {
+            let file = folder.join(path);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        }
         let git = |arguments: &[&str]| {
             let output = Command::new("git")
                 .args(["-c", "user.name=x", "-c", "user.email=x@example.org"])
@@ -327,8 +334,14 @@ impl StandIns {
         for component in config.components.values_mut() {
             if let Source::Git(git) = &mut component.source {
                 let name = git.url.rsplit('/').next().unwrap().trim_end_matches(".git");
-                let path = if name == "dao" { "config/kernel/v6.1/cn10k.config" } else { "README" };
-                let commit = self.repository(name, path, "# stand-in\n");
+                let paths: &[_] = match name {
+                    "dao" => &["config/kernel/v6.1/cn10k.config"],
+                    "pcie_ep_octeon_host" => {
+                        &["Makefile", "drivers/octeon_ep/Makefile", "drivers/octeon_ep_vf/Makefile"]
+                    }
+                    _ => &["README"],
+                };
+                let commit = self.repository(name, paths, "# stand-in\n");
                 git.revision = Revision::Commit { commit, branch: None };
             }
         }
@@ -360,11 +373,11 @@ fn with_stand_ins_the_sources_are_locked_and_become_steps() {
     let config = with_own_lock(stand_ins.board(), own.path());
     let draws = of_makers(&config);
     let mut project = opened(config, cache.path());
-    // What lacks is what no stand-in is for: recipes that are not there yet, and this machine's own.
+    // What lacks is what no stand-in is for: this machine's own.
     if let Err(error) = preflight::check(&project, Some(&draws)) {
         let unready: Unready = error.downcast().unwrap();
         let of: Vec<_> = unready.lacks.iter().map(|lack| lack.of.as_str()).collect();
-        let known = ["disk space", "user namespaces", "parts.cilium", "parts.host-drivers"];
+        let known = ["disk space", "user namespaces"];
         assert!(of.iter().all(|of| known.contains(of)), "{unready}");
     }
     project.make_current().unwrap_or_else(|error| panic!("{}", report(&error)));
@@ -376,8 +389,8 @@ fn with_stand_ins_the_sources_are_locked_and_become_steps() {
 
     project.sources.config.root = root();
     let graph = recipes::graph(&project.sources).unwrap();
-    let mut targets = vec![FIRMWARE, "dao-source", "octep-agent-source", "linux-marvell-source"];
-    targets.extend(project.sources.config.board.parts.cilium.as_deref());
+    let mut targets = vec![FIRMWARE, DRIVERS, "dao-source", "octep-agent-source", "linux-marvell-source"];
+    targets.extend(graph.has(IMAGES).then_some(IMAGES));
     graph.build(&project.store, &targets, 2, &Silent).unwrap_or_else(|error| panic!("{}", report(&error)));
     let out = |step: &str| project.store.out(&graph.recipe(step).entry());
     assert_eq!(fs::read(out(FIRMWARE).join("bundle/flash-cn10ka-SDK12.25.01.img")).unwrap(), FLASH);
@@ -385,9 +398,26 @@ fn with_stand_ins_the_sources_are_locked_and_become_steps() {
     assert!(sums.contains(&format!("{}  fw-update-cn10ka-SDK12.25.01.bin\n", Hash::of(UPDATE))));
     assert_eq!(fs::read(out(FIRMWARE).join("root/usr/lib/firmware/mrvl/cpt04/ae.out")).unwrap(), MICROCODE);
     assert!(out("dao-source").join("config/kernel/v6.1/cn10k.config").is_file());
-    if project.sources.config.board.parts.cilium.is_some() {
+    if graph.has(IMAGES) {
         assert!(out("cilium").join("oci-layout").is_file());
+        let list = fs::read_to_string(out(IMAGES).join("root/usr/lib/dpukit/images.toml")).unwrap();
+        let list: dpu_plan::Images = toml::from_str(&list).unwrap();
+        let [image] = list.image.as_slice() else { panic!("{list:?}") };
+        let Content::Oci(locked) = &written.components["cilium"].content else { panic!("no image") };
+        assert_eq!(image.digest, format!("sha256:{}", locked.manifest.sha256));
+        let archive = out(IMAGES).join("data").join(image.archive.strip_prefix("/data").unwrap());
+        assert_eq!(image.sha256, Hash::of_file(&archive).unwrap().to_string());
     }
+    let Content::Git(drivers) = &written.components["octeon-ep"].content else { panic!("no commit") };
+    let package = format!("dpukit-octeon-ep-dkms_0.1.0+git{}_all.deb", &drivers.commit[..12]);
+    let conf = format!("usr/src/dpukit-octeon-ep-0.1.0+git{}/dkms.conf", &drivers.commit[..12]);
+    let mut found = false;
+    dpukit_image::deb::data(&out(DRIVERS).join(package), |object, _| {
+        found |= object.path == conf;
+        Ok(())
+    })
+    .unwrap();
+    assert!(found, "`{conf}` is not in the package");
     nothing_of_the_users_is_shared(cache.path());
     for step in ["root", "system", "boot", "image"] {
         assert!(graph.recipe(step).entry().starts_with("private-"), "`{step}` holds the microcode");
@@ -464,7 +494,7 @@ fn what_no_folder_can_stand_in_for_is_told() {
     ];
     insta::assert_snapshot!(said.join("\n\n"), @r"
     error: there is no component `octep`, that `/tmp` would stand in for
-    hint: there is: `agent`, `cilium`, `dao`, `host`, `linux-6.1`, `linux-marvell`, `octeon-ep`, `octep-agent`, `oracle`, `root`, `sdk`, `tools-base`, `tools-cross`, `tools-emulator`, `tools-kernel`, `tools-rust`
+    hint: there is: `agent`, `cilium`, `dao`, `host`, `linux-6.1`, `linux-marvell`, `octeon-ep`, `octep-agent`, `oracle`, `root`, `sdk`, `tools-base`, `tools-cross`, `tools-emulator`, `tools-kernel`, `tools-rust`, `tools-u-boot`, `tools-update`, `u-boot`
 
     error: `root` is many packages, and no folder can stand in for them
     hint: change what it takes in `image/components/root.toml`

@@ -23,7 +23,7 @@ const SDK: &str = "image/components/sdk.toml";
 const RULES: &str = "image/rules.toml";
 const METAL: &str = "image/boards/metal.toml";
 
-const FILES: [(&str, &str); 19] = [
+const FILES: [(&str, &str); 22] = [
     (SUITES, include_str!("../src/load/example/suites.toml")),
     (BASE, include_str!("../src/load/example/base.toml")),
     (BOARD, include_str!("../src/load/example/board.toml")),
@@ -36,6 +36,9 @@ const FILES: [(&str, &str); 19] = [
     (METAL, include_str!("../src/load/example/metal.toml")),
     ("image/components/tools.toml", TOOLS),
     ("image/components/linux.toml", TOOLS),
+    ("image/components/u-boot.toml", U_BOOT),
+    ("image/u-boot/board.config", ""),
+    ("image/u-boot/board.env", ""),
     ("image/keys/trixie-stable.asc", ""),
     ("kernel-config/base.config", ""),
     ("kernel-config/virt.config", ""),
@@ -50,6 +53,13 @@ const TOOLS: &str = r#"description = "Tools"
 architecture = "amd64"
 suites = ["trixie"]
 packages = ["bash"]
+"#;
+
+const U_BOOT: &str = r#"description = "U-Boot"
+[deb]
+architecture = "source"
+suites = ["trixie"]
+packages = ["u-boot"]
 "#;
 
 impl Checkout {
@@ -118,6 +128,8 @@ fn the_examples_of_the_documentation_are_a_checkout() {
     assert_eq!((board.name.as_str(), board.description.as_str()), ("board", "A card in an emulator"));
     assert_eq!(board.disk.boot, 64 << 20);
     assert_eq!(board.kernel.fragments, ["base", "virt"]);
+    let line = "console=ttyAMA0,115200n8 panic=10 default_hugepagesz=32M hugepagesz=32M hugepages=8";
+    assert_eq!(board.boot.cmdline, line, "with what follows from the huge pages");
     assert_eq!(board.root.hostname, "dpu", "from the base");
     assert_eq!(board.plan.link.id.to_string(), "8086:10ca");
     let emulator = board.emulator.as_ref().unwrap();
@@ -135,6 +147,12 @@ fn the_parts_of_a_board_of_metal_are_read() {
     let config = load(checkout.0.path(), "metal").unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.board.parts.firmware.as_deref(), Some("sdk"));
     assert_eq!(config.board.kernel.vendor.unwrap().path, Path::new("config/card.config"));
+    assert_eq!(config.board.kernel.base, "defconfig");
+    let endpoint = &config.board.endpoint;
+    assert_eq!(endpoint.mac.as_deref(), Some("02:00:00:01:06:00"));
+    assert_eq!((endpoint.vfs, endpoint.speed), (Some(8), Some(10_000)));
+    let trimmed = &config.board.kernels["trimmed"];
+    assert!(trimmed.vendor.is_none() && trimmed.base == "tinyconfig" && trimmed.source == "linux");
     let Source::Git(octep) = &config.components["octep"].source else { panic!("not a commit") };
     assert!(octep.submodules && octep.mirrors.len() == 1);
     let Source::Oci(cilium) = &config.components["cilium"].source else { panic!("not an image") };
@@ -189,6 +207,33 @@ fn what_is_wrong_with_sources_that_are_not_packages_is_said_at_once() {
 }
 
 #[test]
+fn what_is_wrong_with_a_board_of_metal_is_said_at_once() {
+    let checkout = Checkout::new();
+    checkout.edit(METAL, "pages = \"4KiB\"", "pages = \"16KiB\"");
+    checkout.edit(METAL, "config = \"makers\"", "config = \"maker\"");
+    checkout.edit(METAL, "mac = \"02:", "mac = \"03:");
+    checkout.edit(METAL, "vfs = 8", "vfs = 128");
+    checkout.edit(METAL, "speed = 10000", "speed = \"10G\"");
+    let problems = load(checkout.0.path(), "metal").expect_err("nothing was found wrong").to_string();
+    insta::assert_snapshot!(lines(&problems).join("\n"));
+}
+
+#[test]
+fn what_follows_from_something_else_is_not_to_be_written() {
+    let checkout = Checkout::new();
+    checkout.edit(BOARD, "panic=10", "hugepages=8 panic=10");
+    let mut told = lines(&checkout.problems()).join("\n");
+    let checkout = Checkout::new();
+    let octep = "octep = { program = \"/a\", config = \"/b\", start = { module = \"m\" } }";
+    checkout.edit(BOARD, "[setup]\n", &format!("[setup]\n{octep}\n"));
+    told += &format!("\n{}", lines(&checkout.problems()).join("\n"));
+    let checkout = Checkout::new();
+    checkout.edit(BOARD, "sizes = [\"32MiB\"]", "sizes = [\"512MiB\"]");
+    told += &format!("\n{}", lines(&checkout.problems()).join("\n"));
+    insta::assert_snapshot!(told);
+}
+
+#[test]
 fn a_component_without_a_commit_or_with_two_sources_is_refused() {
     let report = [
         after_all(OCTEP, &[("commit = ", "#"), ("branch = ", "#")]),
@@ -239,15 +284,15 @@ fn an_unknown_key_is_shown_with_the_key_that_was_meant() {
     insta::assert_snapshot!(after(BOARD, "[boot]", "[boot]\nimage-limit = 1\ncolour = 2"), @r"
     the declarations of the image have 2 errors
 
-    image/boards/board.toml:31:1: unknown key `boot.image-limit`
+    image/boards/board.toml:42:1: unknown key `boot.image-limit`
         |
-     31 | image-limit = 1
+     42 | image-limit = 1
         | ^^^^^^^^^^^ not known here
       hint: did you mean `kernel.image-limit`?
 
-    image/boards/board.toml:32:1: unknown key `boot.colour`
+    image/boards/board.toml:43:1: unknown key `boot.colour`
         |
-     32 | colour = 2
+     43 | colour = 2
         | ^^^^^^ not known here
       hint: the keys of `[boot]` are `cmdline`
     ");
@@ -258,9 +303,9 @@ fn a_value_of_another_type_is_shown_with_the_type_that_is_wanted() {
     insta::assert_snapshot!(after(BOARD, "cpus = 2", "cpus = \"two\""), @r#"
     the declarations of the image have an error
 
-    image/boards/board.toml:52:8: `emulator.cpus` has to be a number, and is a text
+    image/boards/board.toml:69:8: `emulator.cpus` has to be a number, and is a text
         |
-     52 | cpus = "two"
+     69 | cpus = "two"
         |        ^^^^^ has to be a number
       hint: write it as in `cpus = 1`
     "#);
@@ -276,15 +321,15 @@ fn a_value_of_another_type_is_shown_with_the_type_that_is_wanted() {
     insta::assert_snapshot!(after(BOARD, "[disk]", "disk = 3\n[disks]"), @r"
     the declarations of the image have 2 errors
 
-    image/boards/board.toml:25:1: unknown key `kernel.disk`
+    image/boards/board.toml:36:1: unknown key `u-boot.disk`
         |
-     25 | disk = 3
+     36 | disk = 3
         | ^^^^ not known here
       hint: did you mean `disk`?
 
-    image/boards/board.toml:26:2: unknown key `disks`
+    image/boards/board.toml:37:2: unknown key `disks`
         |
-     26 | [disks]
+     37 | [disks]
         |  ^^^^^ not known here
       hint: did you mean `disk`?
     ");
@@ -303,9 +348,9 @@ fn what_a_table_lacks_is_shown_at_its_head() {
     insta::assert_snapshot!(after(BASE, "hostname = \"dpu\"", ""), @r"
     the declarations of the image have an error
 
-    image/boards/base.toml:11:2: `[root]` lacks `hostname`
+    image/boards/base.toml:13:2: `[root]` lacks `hostname`
         |
-     11 | [root]
+     13 | [root]
         |  ^^^^ to be added in here
     ");
     insta::assert_snapshot!(after(BOARD, "[network]\n", ""), @r#"
@@ -316,9 +361,9 @@ fn what_a_table_lacks_is_shown_at_its_head() {
      3 | extends = "base"
        | ^^^^^^^ to be added in here
 
-    image/boards/board.toml:35:1: unknown key `boot.dhcp-drivers`
+    image/boards/board.toml:53:1: unknown key `updates.dhcp-drivers`
         |
-     35 | dhcp-drivers = ["virtio_net"]
+     53 | dhcp-drivers = ["virtio_net"]
         | ^^^^^^^^^^^^ not known here
       hint: did you mean `network.dhcp-drivers`?
     "#);
@@ -335,9 +380,9 @@ fn errors_of_all_files_are_shown_at_once() {
     insta::assert_snapshot!(checkout.problems(), @r#"
     the declarations of the image have 5 errors
 
-    image/boards/base.toml:18:13: there is no folder `rootfs-overlai` in the checkout
+    image/boards/base.toml:20:13: there is no folder `rootfs-overlai` in the checkout
         |
-     18 | overlays = ["rootfs-overlai"]
+     20 | overlays = ["rootfs-overlai"]
         |             ^^^^^^^^^^^^^^^^ `root.overlays`
       hint: did you mean `rootfs-overlay`?
 
@@ -353,9 +398,9 @@ fn errors_of_all_files_are_shown_at_once() {
        |        ^^^^^^^^ `local.path`
       hint: did you mean `agent`?
 
-    image/components/shell.toml:7:16: string values must be quoted, expected literal string
+    image/components/shell.toml:8:16: string values must be quoted, expected literal string
        |
-     7 | architecture = arm64
+     8 | architecture = arm64
        |                ^^^^^ TOML does not allow this here
 
     image/suites.toml:12:9: there is no key `image/keys/trixie-stale.asc`
@@ -371,27 +416,27 @@ fn errors_of_syntax_are_shown_with_their_place() {
     insta::assert_snapshot!(after(BOARD, "boot = \"64MiB\"", "boot = \"64MiB\nroot = "), @r#"
     the declarations of the image have 3 errors
 
-    image/boards/board.toml:26:14: invalid basic string, expected `"`
+    image/boards/board.toml:37:14: invalid basic string, expected `"`
         |
-     26 | boot = "64MiB
+     37 | boot = "64MiB
         |              ^ TOML does not allow this here
 
-    image/boards/board.toml:27:8: string values must be quoted, expected literal string
+    image/boards/board.toml:38:8: string values must be quoted, expected literal string
         |
-     27 | root =
+     38 | root =
         |        ^ TOML does not allow this here
 
-    image/boards/board.toml:28:1: duplicate key
+    image/boards/board.toml:39:1: duplicate key
         |
-     28 | root = "128MiB"
+     39 | root = "128MiB"
         | ^^^^ TOML does not allow this here
     "#);
     insta::assert_snapshot!(after(SHELL, "[deb.without]", "[deb]"), @r"
     the declarations of the image have an error
 
-    image/components/shell.toml:21:2: duplicate key
+    image/components/shell.toml:22:2: duplicate key
         |
-     21 | [deb]
+     22 | [deb]
         |  ^^^ TOML does not allow this here
     ");
 }
@@ -424,41 +469,41 @@ vfs = 0
     insta::assert_snapshot!(checkout.problems(), @r#"
     the declarations of the image have 7 errors
 
-    image/boards/base.toml:28:8: `of` is not known here
+    image/boards/base.toml:30:8: `of` is not known here
         |
-     28 | swap = "of"
+     30 | swap = "of"
         |        ^^^^ `setup.swap`
       hint: did you mean `off`?
 
-    image/boards/base.toml:30:1: unknown key `totel`
+    image/boards/base.toml:32:1: unknown key `totel`
         |
-     30 | totel = "256MB"
+     32 | totel = "256MB"
         | ^^^^^ `setup.huge-pages.totel`
       hint: did you mean `total`?
 
-    image/boards/base.toml:31:19: `1GB` is not a size: write a number and KiB, MiB, GiB or TiB, as `32MiB`
+    image/boards/base.toml:33:19: `1GB` is not a size: write a number and KiB, MiB, GiB or TiB, as `32MiB`
         |
-     31 | sizes = ["32MiB", "1GB"]
+     33 | sizes = ["32MiB", "1GB"]
         |                   ^^^^^ `setup.huge-pages.sizes[1]`
 
-    image/boards/base.toml:34:6: `8086-10ca` is not a PCI id: write vendor and device as `177d:a080`
+    image/boards/base.toml:36:6: `8086-10ca` is not a PCI id: write vendor and device as `177d:a080`
         |
-     34 | id = "8086-10ca"
+     36 | id = "8086-10ca"
         |      ^^^^^^^^^^^ `setup.link.id`
 
-    image/boards/base.toml:36:1: the table lacks `name`
+    image/boards/base.toml:38:1: the table lacks `name`
         |
-     36 | [[setup.vfio]]
+     38 | [[setup.vfio]]
         | ^^^^^^^^^^^^^^ `setup.vfio[0]`
 
-    image/boards/base.toml:40:7: the number 0 is not a number from 1 to 65535
+    image/boards/base.toml:42:7: the number 0 is not a number from 1 to 65535
         |
-     40 | vfs = 0
+     42 | vfs = 0
         |       ^ `setup.sriov[0].vfs`
 
-    image/boards/board.toml:39:1: unknown key `swop`
+    image/boards/board.toml:57:1: unknown key `swop`
         |
-     39 | swop = "off"
+     57 | swop = "off"
         | ^^^^ `setup.swop`
       hint: did you mean `swap`?
     "#);
@@ -469,9 +514,9 @@ fn what_the_setup_gets_wrong_together_is_shown_at_its_head() {
     insta::assert_snapshot!(after(BOARD, "[\"32MiB\"]", "[]"), @r"
     the declarations of the image have an error
 
-    image/boards/board.toml:39:1: `huge-pages.sizes` is empty: name at least one page size
+    image/boards/board.toml:57:1: `huge-pages.sizes` is empty: name at least one page size
         |
-     39 | [setup]
+     57 | [setup]
         | ^^^^^^^ `setup`
     ");
 }
@@ -481,18 +526,18 @@ fn a_path_made_twice_is_shown_with_the_first_place() {
     insta::assert_snapshot!(after(SHELL, "[deb.links]", "[deb.links]\n\"etc/nsswitch.conf\" = \"x\""), @r#"
     the declarations of the image have an error
 
-    image/components/shell.toml:31:1: `/etc/nsswitch.conf` is made twice
+    image/components/shell.toml:32:1: `/etc/nsswitch.conf` is made twice
         |
-     31 | "etc/nsswitch.conf" = "usr/share/libc-bin/nsswitch.conf"
+     32 | "etc/nsswitch.conf" = "usr/share/libc-bin/nsswitch.conf"
         | ^^^^^^^^^^^^^^^^^^^ the second time
-      hint: the first is at image/components/shell.toml:26:1: take one of them out
+      hint: the first is at image/components/shell.toml:27:1: take one of them out
     "#);
     insta::assert_snapshot!(after(SHELL, "[deb.links]", "[deb.links]\n\"bin/dpu-agent\" = \"x\""), @r#"
     the declarations of the image have an error
 
-    image/components/shell.toml:26:1: `/usr/bin/dpu-agent` is made twice
+    image/components/shell.toml:27:1: `/usr/bin/dpu-agent` is made twice
         |
-     26 | "bin/dpu-agent" = "x"
+     27 | "bin/dpu-agent" = "x"
         | ^^^^^^^^^^^^^^^ the second time
       hint: the first is at image/components/agent.toml:13:13: take one of them out
     "#);
@@ -649,7 +694,7 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
     16MiB -> 65MiB
         image/boards/board.toml:21:15: a kernel of 65 MiB is let through, and `disk.boot` has 64 MiB
     disk = "2GiB" -> disk = "256MiB"
-        image/boards/board.toml:55:8: the disk has 256 MiB, and two slots and the data partition need 450 MiB
+        image/boards/board.toml:72:8: the disk has 256 MiB, and two slots and the data partition need 450 MiB
     source = "linux" -> source = "linx"
         image/boards/board.toml:13:10: there is no component `linx`
         hint: did you mean `linux`?
@@ -658,7 +703,7 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
     source = "linux" -> source = "shell"
         image/boards/board.toml:13:10: the component `shell` is for arm64, and one for amd64 is wanted
     agent = "agent" -> agent = "shell"
-        image/boards/base.toml:14:9: the component `shell` is packages (`[deb]`), and a crate (`[local]`) is wanted
+        image/boards/base.toml:16:9: the component `shell` is packages (`[deb]`), and a crate (`[local]`) is wanted
     "virt"] -> "vrit"]
         image/boards/board.toml:17:22: there is no file `kernel-config/vrit.config`
         hint: did you mean `virt`?
@@ -668,19 +713,19 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
         image/boards/board.toml:19:17: there is no file `kernel-config/requirements/syllium.toml`
         hint: there is: `cilium`
     "trixie", -> "trixi",
-        image/components/shell.toml:9:11: there is no suite `trixi`
+        image/components/shell.toml:10:11: there is no suite `trixi`
         hint: did you mean `trixie`?
     iproute2/trixie-backports -> iproute2/trixie-backport
-        image/components/shell.toml:11:29: `trixie-backport` is not in this component's `suites`
+        image/components/shell.toml:12:29: `trixie-backport` is not in this component's `suites`
         hint: did you mean `trixie-backports`?
     "mawk", -> "Mawk",
-        image/components/shell.toml:11:21: `Mawk` is not the name of a Debian package
+        image/components/shell.toml:12:21: `Mawk` is not the name of a Debian package
         hint: it has lower-case letters, digits, `+`, `-` and `.`, as `libc6-dev`
     "mawk", -> "mawk:arm46",
-        image/components/shell.toml:11:21: there is no architecture `arm46`
+        image/components/shell.toml:12:21: there is no architecture `arm46`
         hint: did you mean `arm64`?
     "mawk", -> "libcap2-bin",
-        image/components/shell.toml:22:1: `libcap2-bin` is both wanted and ruled out
+        image/components/shell.toml:23:1: `libcap2-bin` is both wanted and ruled out
         hint: take it out of `packages`, or out of `without`
     archive = "debian" -> archive = "debain"
         image/suites.toml:10:11: there is no archive `debain`
@@ -695,32 +740,32 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
         image/suites.toml:3:12: `mirrors.edge.kernel.org` is not the address of an archive
         hint: write it as `https://host/path`
     ["rootfs-overlay"] -> ["/rootfs-overlay"]
-        image/boards/base.toml:18:13: `/rootfs-overlay` is not a relative path
+        image/boards/base.toml:20:13: `/rootfs-overlay` is not a relative path
         hint: did you mean `rootfs-overlay`?
     ["rootfs-overlay"] -> ["../rootfs-overlay"]
-        image/boards/base.toml:18:13: `../rootfs-overlay` is not a relative path
+        image/boards/base.toml:20:13: `../rootfs-overlay` is not a relative path
         hint: write it as `usr/bin/sh`: without `.`, `..`, `//` or a slash at its ends
     path = "agent" -> path = "rootfs-overlay"
         image/components/agent.toml:7:8: the folder `rootfs-overlay` holds no crate: there is no `rootfs-overlay/Cargo.toml`
     "usr/bin/awk" -> "/usr/bin/awk"
-        image/components/shell.toml:26:1: `/usr/bin/awk` is not a relative path
+        image/components/shell.toml:27:1: `/usr/bin/awk` is not a relative path
         hint: did you mean `usr/bin/awk`?
     "usr/share/doc/*" -> "/usr/share/doc/*"
-        image/components/shell.toml:17:14: the pattern `/usr/share/doc/*` begins with a slash, as no path in a package does
+        image/components/shell.toml:18:14: the pattern `/usr/share/doc/*` begins with a slash, as no path in a package does
         hint: did you mean `usr/share/doc/*`?
     "usr/share/doc/*" -> "usr/share/doc/["
-        image/components/shell.toml:17:14: `usr/share/doc/[` is not a pattern: unclosed character class; missing ']'
+        image/components/shell.toml:18:14: `usr/share/doc/[` is not a pattern: unclosed character class; missing ']'
     0640 root shadow -> 0690 root shadow
-        image/components/shell.toml:34:16: `0690 root shadow` is not a mode with user and group
+        image/components/shell.toml:35:16: `0690 root shadow` is not a mode with user and group
         hint: write it as `0640 root shadow`
     zutils usr/bin/zcat.gzip -> zutils
-        image/components/shell.toml:39:18: `zutils` is not a package and a path
+        image/components/shell.toml:40:18: `zutils` is not a package and a path
         hint: write it as `zutils usr/bin/zcat.gzip`
     zutils usr/bin/zcat.gzip -> zutils /usr/bin/zcat.gzip
-        image/components/shell.toml:39:18: `/usr/bin/zcat.gzip` is not a relative path
+        image/components/shell.toml:40:18: `/usr/bin/zcat.gzip` is not a relative path
         hint: did you mean `usr/bin/zcat.gzip`?
     "the link `/bin/sh` is in its package" -> ""
-        image/components/shell.toml:43:8: the text is empty
+        image/components/shell.toml:44:8: the text is empty
         hint: write the reason
     "/usr/bin/dpu-agent" -> "usr/bin/dpu-agent"
         image/components/agent.toml:13:13: `usr/bin/dpu-agent` is not an absolute path
@@ -735,16 +780,16 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
         image/components/agent.toml:5:2: a component has one source, and this is its second
         hint: write one table: `[deb]` for Debian packages, `[local]` for a crate, `[git]` for a commit, `[oci]` for a container image, `[user]` for files that the user brings
     architecture = "arm64" -> architecture = "arm"
-        image/components/shell.toml:7:16: there is no architecture `arm`
-        hint: there is: `amd64`, `arm64`
+        image/components/shell.toml:8:16: there is no architecture `arm`
+        hint: there is: `amd64`, `arm64`, `source`
     hostname = "dpu" -> hostname = "DPU"
-        image/boards/base.toml:20:12: `DPU` is not a host name
+        image/boards/base.toml:22:12: `DPU` is not a host name
         hint: it has lower-case letters, digits and hyphens, at most 64, and a hyphen at neither end
     tcp/10250 -> 10250/tcp
-        image/boards/base.toml:25:9: `10250/tcp` is not what a firewall can open
+        image/boards/base.toml:27:9: `10250/tcp` is not what a firewall can open
         hint: did you mean `tcp/10250`?
     tcp/10250 -> tcp/70000
-        image/boards/base.toml:25:9: `tcp/70000` is not what a firewall can open
+        image/boards/base.toml:27:9: `tcp/70000` is not what a firewall can open
         hint: ports are from 1 to 65535
     tcp/9962-9964 -> tcp/9964-9962
         image/boards/board.toml:9:9: `tcp/9964-9962` is not what a firewall can open
@@ -758,36 +803,36 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
         image/boards/board.toml:15:8: `tiny` is not a configuration of the kernel
         hint: write `tinyconfig`, `defconfig` or another target of its `make` that ends in `config`
     panic=10 -> root=/dev/sda1
-        image/boards/board.toml:32:11: `root=/dev/sda1` is the builder's to say, for it knows the root
+        image/boards/board.toml:43:11: `root=/dev/sda1` is the builder's to say, for it knows the root
         hint: leave `root=/dev/sda1` out
     panic=10 -> $panic
-        image/boards/board.toml:32:11: U-Boot's script cannot hold the letter `$`
+        image/boards/board.toml:43:11: U-Boot's script cannot hold the letter `$`
     ["virtio_net"] -> ["virtio net"]
-        image/boards/board.toml:36:17: `virtio net` is not the name of a driver
+        image/boards/board.toml:54:17: `virtio net` is not the name of a driver
         hint: a name has letters, digits, `.`, `+`, `-` and `_`, and begins with a letter or a digit
     { "1b36:0005" = 1 } -> { "1b36-0005" = 1 }
-        image/boards/board.toml:62:17: `1b36-0005` is not a PCI id: write vendor and device as `177d:a080`
+        image/boards/board.toml:79:17: `1b36-0005` is not a PCI id: write vendor and device as `177d:a080`
         hint: did you mean `1b36:0005`?
     { "1b36:0005" = 1 } -> { "1b36:0005" = 0 }
-        image/boards/board.toml:62:31: 0 is not from 1 to 256
+        image/boards/board.toml:79:31: 0 is not from 1 to 256
     { "1b36:0005" = 1 } -> { "1b36:0006" = 1 }
-        image/boards/board.toml:62:17: nothing binds `1b36:0006` to `vfio-pci`
+        image/boards/board.toml:79:17: nothing binds `1b36:0006` to `vfio-pci`
         hint: write `[[setup.vfio]]` with `id = "1b36:0006"`, or take it out here
     netdev={link} -> netdev={lnik}
-        image/boards/board.toml:57:23: `{lnik}` stands for nothing
+        image/boards/board.toml:74:23: `{lnik}` stands for nothing
         hint: only `{link}` stands for something
     link-host = "192.168.1.2" -> link-host = "192.168.1.2/24"
-        image/boards/board.toml:59:13: `192.168.1.2/24` is not an IPv4 address
+        image/boards/board.toml:76:13: `192.168.1.2/24` is not an IPv4 address
         hint: without the network's size: `192.168.1.2`
     link-host = "192.168.1.2" -> link-host = "192.168.2.2"
-        image/boards/board.toml:59:13: `192.168.2.2` and the card's `192.168.1.1` are not in one network of 256 addresses
+        image/boards/board.toml:76:13: `192.168.2.2` and the card's `192.168.1.1` are not in one network of 256 addresses
     link-card = "192.168.1.1" -> link-card = "192.168.1.3"
-        image/boards/board.toml:60:13: the card is looked for at `192.168.1.3`, and sets itself up as `192.168.1.1`
+        image/boards/board.toml:77:13: the card is looked for at `192.168.1.3`, and sets itself up as `192.168.1.1`
         hint: write the address of `setup.link.address`
     cpus = 2 -> cpus = 0
-        image/boards/board.toml:52:8: 0 is not from 1 to 512
+        image/boards/board.toml:69:8: 0 is not from 1 to 512
     cpus = 2 -> cpus = 2.5
-        image/boards/board.toml:52:8: `emulator.cpus` has to be a number, and is a number with a fraction
+        image/boards/board.toml:69:8: `emulator.cpus` has to be a number, and is a number with a fraction
         hint: write it as in `cpus = 1`
     "#);
 }

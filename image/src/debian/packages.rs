@@ -7,9 +7,11 @@ use std::fmt;
 use std::io::{BufRead, BufReader};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use flate2::bufread::MultiGzDecoder;
 use liblzma::bufread::XzDecoder;
 
 use super::relation::{is_architecture, is_name};
+use super::release::Packing;
 use super::version::Version;
 use crate::hash::Hash;
 
@@ -110,10 +112,16 @@ struct Entry {
 }
 
 impl Index {
-    /// Reads a `Packages.xz`. `label` names it in errors: `trixie/arm64`.
-    pub fn read_xz(label: &str, bytes: &[u8]) -> Result<Self> {
-        let decoder = XzDecoder::new_multi_decoder(bytes);
-        Self::read(label, BufReader::with_capacity(1 << 18, decoder))
+    /// Reads a `Packages` file as it is fetched. `label` names it in errors: `trixie/arm64`.
+    pub fn read_packed(label: &str, bytes: &[u8], packing: Packing) -> Result<Self> {
+        const BUFFER: usize = 1 << 18;
+        match packing {
+            Packing::Xz => {
+                Self::read(label, BufReader::with_capacity(BUFFER, XzDecoder::new_multi_decoder(bytes)))
+            }
+            Packing::Gz => Self::read(label, BufReader::with_capacity(BUFFER, MultiGzDecoder::new(bytes))),
+            Packing::None => Self::read(label, bytes),
+        }
     }
 
     /// Reads the text of a `Packages` file.
@@ -122,6 +130,15 @@ impl Index {
         let read = read_stanzas(reader, |stanza| builder.add(stanza));
         read.with_context(|| format!("reading the package index `{label}`"))?;
         Ok(builder.finish())
+    }
+
+    /// Forgets the packages of other architectures, in an index of several.
+    pub fn keep(&mut self, architecture: &str) {
+        let mut entries = std::mem::take(&mut self.entries);
+        entries
+            .retain(|entry| ["all", architecture].contains(&Package { index: self, entry }.architecture()));
+        self.entries = entries;
+        self.provides = self.collect_provides();
     }
 
     /// How many packages there are.
@@ -321,6 +338,8 @@ impl Stanza {
             ensure!(matches!(line[0], b' ' | b'\t'), "the field is there twice in one stanza");
             kept.push(' ');
         }
+        // As flat repositories write it.
+        let value = if at == FILENAME { value.strip_prefix("./").unwrap_or(value) } else { value };
         kept.push_str(value);
         Ok(Some(at))
     }
@@ -551,8 +570,8 @@ mod tests {
         let mut encoder = liblzma::write::XzEncoder::new(Vec::new(), 1);
         encoder.write_all(text.as_bytes()).unwrap();
         let bytes = encoder.finish().unwrap();
-        assert_eq!(Index::read_xz("test", &bytes).unwrap().len(), 200);
-        assert!(Index::read_xz("test", &bytes[..bytes.len() / 2]).is_err());
+        assert_eq!(Index::read_packed("test", &bytes, Packing::Xz).unwrap().len(), 200);
+        assert!(Index::read_packed("test", &bytes[..bytes.len() / 2], Packing::Xz).is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The signed head of a suite: `dists/SUITE/InRelease`.
+//! The signed head of a suite: `dists/SUITE/InRelease`, or `InRelease` of a flat repository.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::SystemTime;
@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::keyring::{CLOCK_SKEW, Date, Keyring, days_from_civil, seconds};
 use super::packages::is_safe_path;
+use super::sources::SOURCE;
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
 
@@ -19,6 +20,7 @@ pub struct Release {
     pub hash: Hash,
     /// Whether files are also there under their hash, which does not change under a reader's feet.
     by_hash: bool,
+    is_flat: bool,
     /// Path below the suite's folder, to size in bytes and hash.
     files: BTreeMap<String, (u64, Hash)>,
 }
@@ -32,40 +34,75 @@ pub struct IndexFile {
     pub size: u64,
     /// Of the file as it is fetched: compressed.
     pub hash: Hash,
+    /// How it is compressed.
+    pub packing: Packing,
 }
+
+/// How an index is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packing {
+    /// With xz.
+    Xz,
+    /// With gzip.
+    Gz,
+    /// Not at all.
+    None,
+}
+
+/// What an index's name ends with, the smallest first.
+const PACKINGS: [(&str, Packing); 3] = [(".xz", Packing::Xz), (".gz", Packing::Gz), ("", Packing::None)];
 
 impl Release {
     /// Reads an `InRelease` file that was asked for as `suite` (a suite's name or code name, as it
-    /// stands below `dists/`), and takes nothing from it before a key of `keyring` vouches for it.
-    pub fn read(suite: &str, bytes: &[u8], keyring: &Keyring, now: SystemTime) -> Result<Self> {
+    /// stands below `dists/`, or the path of a flat repository with a slash at its end, which need not have a name), and
+    /// takes nothing from it before a key of `keyring` vouches for it. `origin` is what it must have as its origin, if
+    /// that is known.
+    pub fn read(
+        suite: &str,
+        origin: Option<&str>,
+        bytes: &[u8],
+        keyring: &Keyring,
+        now: SystemTime,
+    ) -> Result<Self> {
         let reading = || format!("reading the Release file of `{suite}`");
         let text = keyring.signed_text(bytes, now).with_context(reading).hint(|| {
             "fetch it again from another mirror; if Debian has new keys, add them to `image/keys`".into()
         })?;
         let fields = parse_fields(&text).with_context(reading)?;
         check_suite(&fields, suite).with_context(reading)?;
+        check_origin(&fields, origin).with_context(reading)?;
         let date = check_dates(&fields, seconds(now))
             .with_context(reading)
             .hint(|| "check this machine's clock; if it is right, the mirror is stale: use another".into())?;
         let files = parse_files(field(&fields, "SHA256").with_context(reading)?).with_context(reading)?;
         let by_hash = fields.get("acquire-by-hash").is_some_and(|value| value == "yes");
-        Ok(Self { date, hash: Hash::of(bytes), by_hash, files })
+        Ok(Self { date, hash: Hash::of(bytes), by_hash, is_flat: suite.ends_with('/'), files })
     }
 
-    /// The index of the packages of `main` for an architecture.
+    /// The index of the packages of `main` for an architecture, or for [`SOURCE`] of its source packages. That of a
+    /// flat repository is of all architectures, and there is none of source packages.
     pub fn index(&self, architecture: &str) -> Result<IndexFile> {
-        let folder = format!("main/binary-{architecture}");
-        let path = format!("{folder}/Packages.xz");
-        let Some(&(size, hash)) = self.files.get(&path) else {
+        let (folder, name, packings) = match (architecture, self.is_flat) {
+            (SOURCE, _) => ("main/source/".into(), "Sources", &PACKINGS[..1]),
+            (_, false) => (format!("main/binary-{architecture}/"), "Packages", &PACKINGS[..]),
+            (_, true) => (String::new(), "Packages", &PACKINGS[..]),
+        };
+        let found = packings.iter().find_map(|(end, packing)| {
+            let path = format!("{folder}{name}{end}");
+            let (size, hash) = *self.files.get(&path)?;
+            Some((path, size, hash, *packing))
+        });
+        let Some((path, size, hash, packing)) = found else {
+            let path = format!("{folder}{name}{}", packings[0].0);
             bail!("the suite has no packages for `{architecture}`: its Release file does not name `{path}`");
         };
-        let path = if self.by_hash { format!("{folder}/by-hash/SHA256/{hash}") } else { path };
-        Ok(IndexFile { path, size, hash })
+        let path = if self.by_hash { format!("{folder}by-hash/SHA256/{hash}") } else { path };
+        Ok(IndexFile { path, size, hash, packing })
     }
 }
 
 /// The fields by their lower-case name; the lines of a folded field are joined by `\n`.
-fn parse_fields(text: &str) -> Result<HashMap<String, String>> {
+pub(super) fn parse_fields(text: &str) -> Result<HashMap<String, String>> {
     let mut fields = HashMap::new();
     let mut last = None;
     for (line, number) in text.trim_end().lines().zip(1..) {
@@ -89,16 +126,29 @@ fn parse_fields(text: &str) -> Result<HashMap<String, String>> {
     Ok(fields)
 }
 
-fn field<'a>(fields: &'a HashMap<String, String>, name: &str) -> Result<&'a str> {
+pub(super) fn field<'a>(fields: &'a HashMap<String, String>, name: &str) -> Result<&'a str> {
     fields.get(&name.to_ascii_lowercase()).map(String::as_str).with_context(|| format!("no field `{name}`"))
 }
 
 /// A mirror that serves another suite's file, though well signed, must not get through.
 fn check_suite(fields: &HashMap<String, String>, asked: &str) -> Result<()> {
+    if asked.ends_with('/') {
+        return Ok(());
+    }
     let names = ["codename", "suite"].map(|name| fields.get(name).map(String::as_str));
     if !names.contains(&Some(asked)) {
         let [codename, suite] = names.map(|name| name.unwrap_or("without a name"));
         bail!("the mirror gave another suite: `{codename}` (`{suite}`) instead of `{asked}`");
+    }
+    Ok(())
+}
+
+/// One key may sign many a repository, as that of Kubernetes does for each of its versions.
+fn check_origin(fields: &HashMap<String, String>, asked: Option<&str>) -> Result<()> {
+    let found = fields.get("origin").map(String::as_str);
+    if asked.is_some() && asked != found {
+        let [asked, found] = [asked, found].map(|origin| origin.unwrap_or("none"));
+        bail!("the mirror gave another repository: its origin is `{found}` instead of `{asked}`");
     }
     Ok(())
 }
@@ -113,10 +163,18 @@ fn check_dates(fields: &HashMap<String, String>, now: u64) -> Result<Date> {
     Ok(date)
 }
 
-/// Reads a date as `Sat, 21 Nov 2026 09:15:44 UTC`.
+/// Reads a date as `Sat, 21 Nov 2026 09:15:44 UTC`, or as openSUSE's build service writes it, with C's `asctime`:
+/// `Sat Nov 21 09:15:44 2026`.
 fn parse_date(text: &str) -> Result<Date> {
     let wrong = || format!("`{text}` is not a date as `Sat, 21 Nov 2026 09:15:44 UTC`");
-    try_parse_date(text).with_context(wrong)
+    let words: Vec<_> = text.split_ascii_whitespace().collect();
+    let date = match words[..] {
+        [_, month, day, clock, year] if !text.contains(',') => {
+            try_parse_date(&format!("-, {day} {month} {year} {clock} UTC"))
+        }
+        _ => try_parse_date(text),
+    };
+    date.with_context(wrong)
 }
 
 fn try_parse_date(text: &str) -> Option<Date> {
@@ -139,7 +197,7 @@ fn try_parse_date(text: &str) -> Option<Date> {
 }
 
 /// The lines `hash size path` of a field of hashes.
-fn parse_files(text: &str) -> Result<BTreeMap<String, (u64, Hash)>> {
+pub(super) fn parse_files(text: &str) -> Result<BTreeMap<String, (u64, Hash)>> {
     let mut files = BTreeMap::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
         let words: Vec<_> = line.split_ascii_whitespace().collect();
@@ -148,6 +206,7 @@ fn parse_files(text: &str) -> Result<BTreeMap<String, (u64, Hash)>> {
         };
         let hash = hash.parse().map_err(anyhow::Error::msg)?;
         let size = size.parse().ok().with_context(|| format!("`{size}` is not a size, in `{line}`"))?;
+        let path = path.strip_prefix("./").unwrap_or(path);
         ensure!(is_safe_path(path), "`{path}` is not a path within the suite");
         ensure!(files.insert(path.to_owned(), (size, hash)).is_none(), "`{path}` is there twice");
     }
@@ -176,7 +235,7 @@ mod tests {
 
     fn read(suite: &str, text: &str) -> Result<Release> {
         let pair = Pair::generate(1);
-        Release::read(suite, pair.sign(text).as_bytes(), &keyring(&pair), now())
+        Release::read(suite, None, pair.sign(text).as_bytes(), &keyring(&pair), now())
     }
 
     fn error(text: &str) -> String {
@@ -190,7 +249,8 @@ mod tests {
             assert_eq!(release.date.to_string(), "2026-11-21T09:15:44Z");
             let hash: Hash = HASH.parse().unwrap();
             let path = format!("main/binary-arm64/by-hash/SHA256/{HASH}");
-            assert_eq!(release.index("arm64").unwrap(), IndexFile { path, size: 70, hash });
+            let packing = Packing::Xz;
+            assert_eq!(release.index("arm64").unwrap(), IndexFile { path, size: 70, hash, packing });
         }
         let release = read("trixie", &text().replace("Acquire-By-Hash: yes\n", "")).unwrap();
         assert_eq!(release.index("arm64").unwrap().path, "main/binary-arm64/Packages.xz");
@@ -209,6 +269,29 @@ mod tests {
     }
 
     #[test]
+    fn a_flat_repository_has_one_index_and_any_name() {
+        let text = format!(
+            "Origin: obs://build/kubernetes:v1.32\nCodename: deb\nDate: Sat Nov 21 09:15:44 2026\nSHA256:\n \
+             {HASH} 70 ./Packages\n {HASH} 7 Packages.gz\n"
+        );
+        let release = read("./", &text).unwrap();
+        assert_eq!(release.date.to_string(), "2026-11-21T09:15:44Z");
+        for architecture in ["arm64", "amd64"] {
+            let index = release.index(architecture).unwrap();
+            assert_eq!((index.path.as_str(), index.packing), ("Packages.gz", Packing::Gz));
+        }
+        let release = read("./", &text.replace("Packages.gz", "x")).unwrap();
+        assert_eq!(release.index("arm64").unwrap().packing, Packing::None);
+        assert!(release.index(SOURCE).is_err());
+
+        let pair = Pair::generate(1);
+        let of = |origin| Release::read("./", origin, pair.sign(&text).as_bytes(), &keyring(&pair), now());
+        assert!(of(Some("obs://build/kubernetes:v1.32")).is_ok());
+        let error = report(&of(Some("obs://build/kubernetes:v1.33")).unwrap_err());
+        assert!(error.contains("its origin is `obs://build/kubernetes:v1.32` instead of"), "{error}");
+    }
+
+    #[test]
     fn a_file_past_its_time_or_before_it_is_refused() {
         assert_eq!(
             error(&text().replace("28 Nov", "23 Nov")),
@@ -221,7 +304,9 @@ mod tests {
         );
         let pair = Pair::generate(1);
         let later = now() + Duration::from_hours(24 * 5);
-        assert!(Release::read("trixie", pair.sign(&text()).as_bytes(), &keyring(&pair), later).is_err());
+        assert!(
+            Release::read("trixie", None, pair.sign(&text()).as_bytes(), &keyring(&pair), later).is_err()
+        );
         // A suite need not say how long it is valid.
         assert!(read("trixie", &text().replace("Valid-Until: Sat, 28", "X: Sat, 23")).is_ok());
     }
@@ -230,7 +315,8 @@ mod tests {
     fn a_file_signed_by_another_key_or_by_none_is_refused() {
         let keyring = keyring(&Pair::generate(1));
         for bytes in [Pair::generate(2).sign(&text()), text()] {
-            let error = report(&Release::read("trixie", bytes.as_bytes(), &keyring, now()).unwrap_err());
+            let error =
+                report(&Release::read("trixie", None, bytes.as_bytes(), &keyring, now()).unwrap_err());
             assert!(error.contains("hint: fetch it again from another mirror"), "{error}");
         }
     }
@@ -273,6 +359,8 @@ mod tests {
             "Sat, 1 Jan 2026 24:00:00 UTC",
             "Sat, 1 Jan 2026 00:00 UTC",
             "Sat, 1 Jan 2026 00:00:00 CET",
+            "Sat Nov 31 09:15:44 2026",
+            "Sat Nov 21 09:15:44",
             "Sat, 1 Jan 99999999999999999999 00:00:00 UTC",
             "2026-01-01T00:00:00Z",
         ] {

@@ -1,4 +1,4 @@
-//! Logging in to an emulated card, with a key that is made for it alone.
+//! Logging in to an emulated card with a key, and pairing with it by a code, that are made for it alone.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, Result, bail};
+use dpu_trust::{Code, keep};
 
 use super::Card;
 use crate::sandbox::Sandbox;
@@ -27,15 +28,44 @@ impl Card {
         Ok(())
     }
 
+    /// Takes the key that was made for another card: one that was started before knows the first key that it was given.
+    pub fn share_key(&mut self, other: &Self) -> Result<()> {
+        let (from, to) = (other.private_key(), self.private_key());
+        for (from, to) in [(from.with_extension("pub"), to.with_extension("pub")), (from, to.clone())] {
+            let _ = fs::remove_file(&to);
+            fs::copy(&from, &to).with_context(|| format!("copying `{}`", from.display()))?;
+        }
+        self.key = Some(to.with_extension("pub"));
+        Ok(())
+    }
+
+    /// Makes a code that a host may pair with, which the card is given at boot.
+    pub fn make_code(&mut self) -> Result<Code> {
+        let code = Code::random()?;
+        let file = self.folder.join("pairing-code");
+        keep::write(&file, code.characters().as_bytes(), 0o600)?;
+        self.code = Some(file);
+        Ok(code)
+    }
+
     /// Runs a script on the card as root, by the key that was made; its output, trimmed.
     pub fn ssh(&self, tools: &Path, script: &str) -> Result<String> {
+        self.ssh_within(tools, script, 30)
+    }
+
+    /// As [`Card::ssh`], with so many seconds for the card to answer the call.
+    pub fn ssh_within(&self, tools: &Path, script: &str, seconds: u32) -> Result<String> {
+        let patience = format!("ConnectTimeout={seconds}");
         let options = [
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
             "LogLevel=ERROR",
             "BatchMode=yes",
-            "ConnectTimeout=30",
+            patience.as_str(),
             "ConnectionAttempts=3",
+            // A card that restarts under a call says nothing more, and QEMU's user network keeps the call open.
+            "ServerAliveInterval=5",
+            "ServerAliveCountMax=6",
         ];
         let (port, key) = (self.ssh_port.to_string(), self.private_key());
         let (key, address) = (key.to_string_lossy(), format!("root@{}", Ipv4Addr::LOCALHOST));

@@ -23,6 +23,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
 use super::config::{Config, is_name};
+use crate::pages::Pages;
 
 /// A checked table.
 #[derive(Debug, Clone)]
@@ -141,6 +142,21 @@ impl Requirements {
             groups.push(group);
         }
         Ok(Self { name: name.into(), description: raw.description, groups })
+    }
+
+    /// Reads the tables of these names in `folder`, for a kernel with such pages: the tables name the option of the
+    /// default's.
+    pub fn load_all(folder: &Path, names: &[String], pages: Pages) -> Result<Vec<Self>> {
+        let tables = names.iter().map(|name| {
+            let mut table = Self::load(&folder.join(format!("{name}.toml")))?;
+            for option in table.groups.iter_mut().flat_map(|group| &mut group.options) {
+                if option == Pages::default().option() {
+                    pages.option().clone_into(option);
+                }
+            }
+            Ok(table)
+        });
+        tables.collect()
     }
 
     /// The options that the table looks at.

@@ -39,16 +39,20 @@ fn every_fragment_of_the_repository_parses_and_gives_a_reason_for_each_option() 
     }
 }
 
-/// The fragments of each board, in its order.
+/// The fragments of each board, in its order, by each configuration that it has to choose from.
 fn boards() -> Vec<(String, Vec<Fragment>)> {
     let root = folder("").join("..");
     let listed = crate::load::boards(&root).unwrap_or_else(|problems| panic!("{problems}"));
-    let boards = listed.into_iter().filter(|board| !board.is_abstract).map(|board| {
+    let boards = listed.into_iter().filter(|board| !board.is_abstract).flat_map(|board| {
         let config = crate::load::load(&root, &board.name).unwrap_or_else(|problems| panic!("{problems}"));
-        let files =
-            config.board.kernel.fragments.iter().map(|name| folder("").join(format!("{name}.config")));
-        let fragments = files.map(|file| Fragment::load(&file).unwrap_or_else(|error| panic!("{error:#}")));
-        (board.name, fragments.collect())
+        let mut kernels = config.board.kernels;
+        kernels.insert("chosen".into(), config.board.kernel);
+        kernels.into_iter().map(move |(name, kernel)| {
+            let files = kernel.fragments.iter().map(|name| folder("").join(format!("{name}.config")));
+            let fragments =
+                files.map(|file| Fragment::load(&file).unwrap_or_else(|error| panic!("{error:#}")));
+            (format!("{} {name}", board.name), fragments.collect())
+        })
     });
     boards.collect()
 }

@@ -4,16 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use dpu_plan::Plan;
+
 use super::component::{self, Read};
 use super::diagnostics::{Diagnostic, Diagnostics};
 use super::reader::{Reader, Section, Wrong};
 use super::tree::{self, Node, Value};
-use super::{FOLDERS, declared, exists, known, plan, stems, suggest, values};
+use super::{FOLDERS, declared, exists, kernel, known, plan, stems, suggest, u_boot, updates, values};
 use crate::config::{
-    Board, Boot, Disk, Emulator, Firewall, Kernel, Network, Parts, Root, Source, Tools, VendorConfig,
+    Board, Boot, Disk, Emulator, Endpoint, Firewall, Kernel, Network, Parts, Root, Source, Tools,
 };
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 
 /// A board file's own lines, which those that extend it do not get.
 #[derive(Debug)]
@@ -24,11 +26,11 @@ pub struct Header {
 }
 
 /// What a board's names are looked up in.
-struct Names<'a> {
-    root: &'a Path,
+pub(super) struct Names<'a> {
+    pub(super) root: &'a Path,
     components: &'a BTreeMap<String, Read>,
-    fragments: BTreeSet<String>,
-    requirements: BTreeSet<String>,
+    pub(super) fragments: BTreeSet<String>,
+    pub(super) requirements: BTreeSet<String>,
 }
 
 /// Takes a board file's header out of its tree.
@@ -136,21 +138,33 @@ fn board(top: Section<'_, '_>, name: &str, description: Option<String>, names: &
     }
     let tools = tools(top.section("tools"), names);
     let built = top.section("kernel");
-    let kernel = kernel(built, names);
+    let kernel = kernel::read(built, names);
+    let made = top.maybe_section("u-boot");
+    let u_boot = u_boot::read(made, names);
     let parts = parts(top.maybe_section("parts"), names);
+    let endpoint = endpoint(top.maybe_section("endpoint"));
     let root = root(top.section("root"), names);
     let disk = disk(top.section("disk"));
-    let boot = top.section("boot").text("cmdline", values::command_line).map(|cmdline| Boot { cmdline });
+    let cmdline = top.section("boot").text("cmdline", values::command_line);
     let firewall = top.section("firewall").list("open", values::opening).map(|open| Firewall { open });
     let drivers = top.section("network").list("dhcp-drivers", values::name("a driver"));
     let setup = top.section_entry("setup");
-    let plan =
-        setup.and_then(|entry| plan::read(&entry.node, "setup", &mut |problem| top.reader().say(problem)));
+    let octep = setup.and_then(|entry| entry.node.table()?.get("octep")?.node.table());
+    let plan = if let Some(start) = octep.and_then(|octep| octep.get("start")) {
+        let wrong = Wrong::new("how octep_cp_agent is started is for `image/rules.toml` to say")
+            .hint("take `start` out, and see `cargo xtask matrix`");
+        top.refuse(&start.key, "setup.octep.start", wrong);
+        None
+    } else {
+        setup.and_then(|entry| plan::read(&entry.node, "setup", &mut |problem| top.reader().say(problem)))
+    };
+    let updated = top.maybe_section("updates");
+    let updates = updates::read(updated);
     let emulated = top.maybe_section("emulator");
     let emulator = emulator(emulated, names);
 
     if let (Some(kernel), Some(disk)) = (&kernel, &disk) {
-        kernel_fits(built, kernel, disk);
+        kernel::fits(built, &kernel.0, disk);
     }
     if let (Some(disk), Some(emulator)) = (&disk, &emulator) {
         disk_fits(emulated, disk, emulator);
@@ -159,25 +173,40 @@ fn board(top: Section<'_, '_>, name: &str, description: Option<String>, names: &
         same_link(emulated, plan, emulator);
         bound_devices(emulated, plan, emulator);
     }
+    let reserved = match (&kernel, &plan) {
+        (Some((kernel, _)), Some(plan)) => huge_pages(top, kernel, plan),
+        _ => None,
+    };
     let is_emulated = emulated.is_present();
+    if !made.is_present()
+        && let Some(entry) = top.entry("emulator")
+    {
+        let wrong = Wrong::new("the emulated card has nothing that starts its system: `[u-boot]` is missing");
+        top.refuse(&entry.key, "emulator", wrong.hint("write `[u-boot]`, as `image/boards/virt.toml` does"));
+    }
+    let (kernel, kernels) = kernel?;
     Some(Board {
         name: name.to_owned(),
         description: description?,
         tools: tools?,
-        kernel: kernel?,
+        kernel,
+        kernels,
+        u_boot: if made.is_present() { Some(u_boot?) } else { None },
         parts,
+        endpoint,
         root: root?,
         disk: disk?,
-        boot: boot?,
+        boot: Boot { cmdline: format!("{} {}", cmdline?, reserved?) },
         firewall: firewall?,
         network: Network { dhcp_drivers: drivers? },
         plan: plan?,
+        updates: if updated.is_present() { Some(updates?) } else { None },
         emulator: if is_emulated { Some(emulator?) } else { None },
     })
 }
 
 /// The name of a component of source `[deb]`.
-fn packages(name: &str, architecture: &str, names: &Names<'_>) -> Result<String, Wrong> {
+pub(super) fn packages(name: &str, architecture: &str, names: &Names<'_>) -> Result<String, Wrong> {
     if let Some(Source::Deb(deb)) = of_kind(name, &["deb"], names)?
         && deb.architecture != architecture
     {
@@ -190,7 +219,11 @@ fn packages(name: &str, architecture: &str, names: &Names<'_>) -> Result<String,
 }
 
 /// A component whose source is of one of these kinds; nothing where it has errors of its own.
-fn of_kind<'a>(name: &str, kinds: &[&str], names: &'a Names<'_>) -> Result<Option<&'a Source>, Wrong> {
+pub(super) fn of_kind<'a>(
+    name: &str,
+    kinds: &[&str],
+    names: &'a Names<'_>,
+) -> Result<Option<&'a Source>, Wrong> {
     known(name, "component", names.components.keys())?;
     let component = names.components.get(name).and_then(|read| read.component.as_ref());
     let Some(source) = component.map(|component| &component.source) else { return Ok(None) };
@@ -211,7 +244,7 @@ fn of_kind<'a>(name: &str, kinds: &[&str], names: &'a Names<'_>) -> Result<Optio
 }
 
 /// The name of a component whose source is of this kind.
-fn named(name: &str, kind: &str, names: &Names<'_>) -> Result<String, Wrong> {
+pub(super) fn named(name: &str, kind: &str, names: &Names<'_>) -> Result<String, Wrong> {
     of_kind(name, &[kind], names).map(|_| name.to_owned())
 }
 
@@ -225,52 +258,21 @@ fn parts(parts: Section<'_, '_>, names: &Names<'_>) -> Parts {
     }
 }
 
+fn endpoint(endpoint: Section<'_, '_>) -> Endpoint {
+    Endpoint {
+        mac: endpoint.maybe_text("mac", values::mac),
+        // SDP has 128 rings in all, and a VF at least one.
+        vfs: endpoint.maybe_number("vfs", 0..=127),
+        speed: endpoint.maybe_number("speed", 1..=400_000),
+    }
+}
+
 fn tools(tools: Section<'_, '_>, names: &Names<'_>) -> Option<Tools> {
     let [base, kernel, rust] =
         ["base", "kernel", "rust"].map(|key| tools.text(key, |name| packages(name, "amd64", names)));
-    let cross = tools.maybe_text("cross", |name| packages(name, "amd64", names));
-    Some(Tools { base: base?, kernel: kernel?, rust: rust?, cross })
-}
-
-fn kernel(kernel: Section<'_, '_>, names: &Names<'_>) -> Option<Kernel> {
-    let source = kernel.text("source", |name| match of_kind(name, &["deb", "git"], names)? {
-        Some(Source::Deb(_)) => packages(name, "amd64", names),
-        _ => Ok(name.to_owned()),
-    });
-    let base = kernel.text("base", |name| {
-        if values::is_name(name) && name.ends_with("config") {
-            return Ok(name.to_owned());
-        }
-        Err(Wrong::new(format!("`{}` is not a configuration of the kernel", name.escape_debug()))
-            .hint("write `tinyconfig`, `defconfig` or another target of its `make` that ends in `config`"))
-    });
-    let fragments = kernel.list("fragments", |name| {
-        file(name, &names.fragments, &format!("{}/{}.config", FOLDERS.fragments, name.escape_debug()))
-    });
-    let requirements = kernel.list("requirements", |name| {
-        file(name, &names.requirements, &format!("{}/{}.toml", FOLDERS.requirements, name.escape_debug()))
-    });
-    let image_limit = kernel.text("image-limit", values::size);
-    let made = kernel.maybe_section("vendor");
-    let from = made.text("source", |name| named(name, "git", names));
-    let path = made.text("path", values::relative);
-    let vendor = from.zip(path).map(|(source, path)| VendorConfig { source, path });
-    Some(Kernel {
-        source: source?,
-        base: base?,
-        vendor: if made.is_present() { Some(vendor?) } else { None },
-        fragments: fragments?,
-        requirements: requirements?,
-        image_limit: image_limit?,
-    })
-}
-
-fn file(name: &str, all: &BTreeSet<String>, path: &str) -> Result<String, Wrong> {
-    if all.contains(name) {
-        return Ok(name.to_owned());
-    }
-    let hint = suggest::hint(name, "such file", all.iter().map(String::as_str));
-    Err(Wrong::new(format!("there is no file `{path}`")).hint(hint))
+    let [cross, bundle] =
+        ["cross", "bundle"].map(|key| tools.maybe_text(key, |name| packages(name, "amd64", names)));
+    Some(Tools { base: base?, kernel: kernel?, rust: rust?, cross, bundle })
 }
 
 fn root(root: Section<'_, '_>, names: &Names<'_>) -> Option<Root> {
@@ -301,7 +303,6 @@ fn disk(disk: Section<'_, '_>) -> Option<Disk> {
 
 fn emulator(emulator: Section<'_, '_>, names: &Names<'_>) -> Option<Emulator> {
     let tools = emulator.text("tools", |name| packages(name, "amd64", names));
-    let firmware = emulator.text("firmware", values::relative);
     let machine = emulator.text("machine", values::line);
     let cpu = emulator.text("cpu", values::line);
     let cpus = emulator.number("cpus", 1..=512);
@@ -316,7 +317,6 @@ fn emulator(emulator: Section<'_, '_>, names: &Names<'_>) -> Option<Emulator> {
     one_network(emulator, link_host, link_card);
     Some(Emulator {
         tools: tools?,
-        firmware: firmware?,
         machine: machine?,
         cpu: cpu?,
         cpus: cpus?,
@@ -382,14 +382,15 @@ fn one_network(emulator: Section<'_, '_>, host: Option<Ipv4Addr>, card: Option<I
     }
 }
 
-fn kernel_fits(section: Section<'_, '_>, kernel: &Kernel, disk: &Disk) {
-    if kernel.image_limit <= disk.boot {
-        return;
-    }
-    if let Some(entry) = section.entry("image-limit") {
-        let (limit, boot) = (kernel.image_limit / MIB, disk.boot / MIB);
-        let message = format!("a kernel of {limit} MiB is let through, and `disk.boot` has {boot} MiB");
-        section.refuse(&entry.node.place, &section.path("image-limit"), Wrong::new(message));
+/// What the command line says of huge pages.
+fn huge_pages(top: Section<'_, '_>, kernel: &Kernel, plan: &Plan) -> Option<String> {
+    match kernel.pages.command_line(&plan.huge_pages) {
+        Ok(line) => Some(line),
+        Err(problem) => {
+            let entry = top.section_entry("setup")?;
+            top.refuse(&entry.key, "setup.huge-pages.sizes", Wrong::new(problem));
+            None
+        }
     }
 }
 
@@ -407,7 +408,7 @@ fn disk_fits(emulator: Section<'_, '_>, disk: &Disk, emulated: &Emulator) {
     }
 }
 
-fn same_link(emulator: Section<'_, '_>, plan: &dpu_plan::Plan, emulated: &Emulator) {
+fn same_link(emulator: Section<'_, '_>, plan: &Plan, emulated: &Emulator) {
     let set_up = plan.link.address.address();
     if set_up == emulated.link_card {
         return;
@@ -420,9 +421,9 @@ fn same_link(emulator: Section<'_, '_>, plan: &dpu_plan::Plan, emulated: &Emulat
     }
 }
 
-fn bound_devices(emulator: Section<'_, '_>, plan: &dpu_plan::Plan, emulated: &Emulator) {
+fn bound_devices(emulator: Section<'_, '_>, plan: &Plan, emulated: &Emulator) {
     for (id, path, entry) in emulator.free("expect-vfio") {
-        let bound = plan.vfio.iter().any(|vfio| vfio.id.to_string() == id.to_lowercase());
+        let bound = plan.bound().any(|vfio| vfio.id.to_string() == id.to_lowercase());
         if !bound && emulated.expect_vfio.contains_key(id) {
             let wrong = Wrong::new(format!("nothing binds `{id}` to `vfio-pci`"))
                 .hint(format!("write `[[setup.vfio]]` with `id = \"{id}\"`, or take it out here"));

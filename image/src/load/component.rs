@@ -8,6 +8,7 @@ use super::reader::{Reader, Section, Wrong};
 use super::tree::{Node, Value};
 use super::{FOLDERS, declared, exists, known, source, suggest, tree, values};
 use crate::config::{Component, DebSource, Diversion, LocalSource, Source};
+use crate::debian::sources::SOURCE;
 
 /// The tables of which a component has one.
 const SOURCES: [&str; 5] = ["deb", "local", "git", "oci", "user"];
@@ -103,9 +104,19 @@ fn deb_source(deb: Section<'_, '_>, all: Option<&BTreeSet<String>>) -> Option<De
         Some(all) => known(name, "suite", all),
         None => Ok(name.to_owned()),
     });
-    let architecture = deb.text("architecture", |name| known(name, "architecture", ["amd64", "arm64"]));
+    let architecture =
+        deb.text("architecture", |name| known(name, "architecture", ["amd64", "arm64", SOURCE]));
     let packages = deb.list("packages", |wish| package(wish, suites.as_deref()));
-    let dependencies = deb.truth("dependencies").unwrap_or(true);
+    let is_source = architecture.as_deref() == Some(SOURCE);
+    let dependencies = deb.truth("dependencies").unwrap_or(!is_source);
+    if is_source
+        && dependencies
+        && let Some(entry) = deb.entry("dependencies")
+    {
+        let wrong = Wrong::new("what source packages depend on can't be taken")
+            .hint("name what they are built with in a component of tools");
+        deb.refuse(&entry.node.place, &deb.path("dependencies"), wrong);
+    }
     let without = deb.texts("without", package_name, reason);
     let links = deb.texts("links", path, values::target);
     let copies = deb.texts("copies", path, path);

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 use super::component::Read;
 use super::diagnostics::Diagnostics;
-use super::reader::{Reader, Wrong};
+use super::reader::{Reader, Section, Wrong};
 use super::{known, tree, values};
-use crate::config::Local;
+use crate::config::{Local, Signer, Signing};
 
 /// Where the file is in the checkout; git ignores it.
 const FILE: &str = "dpukit.local.toml";
@@ -29,8 +29,42 @@ pub fn read(root: &Path, components: &BTreeMap<String, Read>, problems: &mut Dia
     };
     let files = paths(top.texts("files", component, path));
     let overrides = paths(top.texts("overrides", component, path));
+    let signing = signing(root, top.maybe_section("signing"));
     problems.extend(reader.finish());
-    Some(Local { git_mirrors: mirrors, files, overrides })
+    Some(Local { git_mirrors: mirrors, files, overrides, signing })
+}
+
+fn signing(root: &Path, signing: Section<'_, '_>) -> Option<Signing> {
+    if !signing.is_present() {
+        return None;
+    }
+    let file = |text: &str| {
+        let file = root.join(text);
+        if file.is_file() {
+            return Ok(file);
+        }
+        Err(Wrong::new(format!("there is no file `{}`", text.escape_debug()))
+            .hint("`cargo xtask key FOLDER` makes a key and its certificate"))
+    };
+    let certificate = signing.text("certificate", file);
+    let keyring = signing.maybe_text("keyring", file).or_else(|| certificate.clone());
+    let command = signing.maybe_list("command", |word| Ok(word.to_owned()));
+    let key = signing.maybe_text("key", file);
+    let signer = match (key, command) {
+        (Some(key), None) => Some(Signer::Key(key)),
+        (None, Some(command)) => Some(Signer::Command(command)),
+        (key, _) => {
+            // A key that is named and wrong has been told.
+            if let Some(entry) = signing.entry("certificate")
+                && (key.is_some() || signing.entry("key").is_none())
+            {
+                let wrong = Wrong::new("bundles are signed by `key`, or by `command`: give one of them");
+                signing.refuse(&entry.node.place, "signing", wrong);
+            }
+            None
+        }
+    };
+    Some(Signing { certificate: certificate?, signer: signer?, keyring: keyring? })
 }
 
 fn folder(root: &Path, text: &str) -> Result<PathBuf, Wrong> {

@@ -214,6 +214,15 @@ impl<'r, 'a> Section<'r, 'a> {
         self.number_of(node, &self.path(key), range)
     }
 
+    /// A number that may be left out.
+    pub fn maybe_number<T: TryFrom<i64> + Copy + PartialOrd + Display>(
+        self,
+        key: &'static str,
+        range: RangeInclusive<T>,
+    ) -> Option<T> {
+        self.number_of(&self.entry(key)?.node, &self.path(key), range)
+    }
+
     /// A number within a range.
     pub fn number_of<T: TryFrom<i64> + Copy + PartialOrd + Display>(
         self,

@@ -58,7 +58,8 @@ fn suite(
     keys: &BTreeSet<String>,
 ) -> Option<Suite> {
     let archive = section.text("archive", |name| known(name, "archive", archives.keys()));
-    let path = section.text("path", |path| values::relative(path).map(|_| path.to_owned()));
+    let path = section.text("path", path);
+    let origin = section.maybe_text("origin", |origin| Ok::<_, Wrong>(origin.to_owned()));
     let files = section.list("keys", |name| key(name, keys));
     let only_when_named = section.truth("only-when-named").unwrap_or_default();
     if let (Some([]), Some(entry)) = (files.as_deref(), section.entry("keys")) {
@@ -66,7 +67,16 @@ fn suite(
             .hint("name the keys that sign its Release file");
         section.refuse(&entry.node.place, &section.path("keys"), wrong);
     }
-    Some(Suite { archive: archive?, path: path?, keys: files?, only_when_named })
+    Some(Suite { archive: archive?, path: path?, origin, keys: files?, only_when_named })
+}
+
+fn path(path: &str) -> Result<String, Wrong> {
+    match path.strip_suffix('/') {
+        Some(".") => {}
+        Some(folder) => drop(values::relative(folder)?),
+        None => drop(values::relative(path)?),
+    }
+    Ok(path.to_owned())
 }
 
 fn key(name: &str, keys: &BTreeSet<String>) -> Result<String, Wrong> {

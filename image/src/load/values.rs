@@ -246,10 +246,32 @@ pub fn command_line(text: &str) -> Checked<String> {
     let twice = text
         .split(' ')
         .find(|word| ours.iter().any(|key| word == key || key.ends_with('=') && word.starts_with(key)));
+    if let Some(word) = text.split(' ').find(|word| word.contains("hugepages")) {
+        return Err(Wrong::new(format!("`{word}` follows from `setup.huge-pages` and `kernel.pages`"))
+            .hint(format!("leave `{word}` out")));
+    }
     match twice {
         Some(word) => Err(Wrong::new(format!("`{word}` is the builder's to say, for it knows the root"))
             .hint(format!("leave `{word}` out"))),
         None => Ok(text.to_owned()),
+    }
+}
+
+/// The address of one interface on Ethernet.
+pub fn mac(text: &str) -> Checked<String> {
+    let bytes: Option<Vec<_>> = text
+        .split(':')
+        .map(|byte| {
+            let is_byte = byte.len() == 2 && byte.bytes().all(|digit| digit.is_ascii_hexdigit());
+            is_byte.then(|| u8::from_str_radix(byte, 16).ok()).flatten()
+        })
+        .collect();
+    match bytes.as_deref() {
+        Some([first, ..]) if first & 1 == 1 => Err(Wrong::new(format!("`{text}` is an address of many"))
+            .hint("the first byte has to be even, and `02` for one that nobody was given")),
+        Some([_, _, _, _, _, _]) => Ok(text.to_owned()),
+        _ => Err(Wrong::new(format!("`{}` is not an address on Ethernet", text.escape_debug()))
+            .hint("write it as `02:00:00:01:06:00`")),
     }
 }
 

@@ -111,10 +111,7 @@ impl Content {
         match self {
             Self::Packages(packages) => packages
                 .iter()
-                .map(|package| {
-                    let name = format!("{}:{}", package.name, package.arch);
-                    (name, (package.version.clone(), package.sha256.to_string()))
-                })
+                .map(|package| (package.key(), (package.version.clone(), package.sha256.to_string())))
                 .collect(),
             Self::Git(git) => {
                 BTreeMap::from([("commit".into(), (git.commit.clone(), git.content.to_string()))])

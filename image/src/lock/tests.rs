@@ -96,7 +96,16 @@ fn suites(names: &[&str]) -> Suites {
     let suites = names.iter().map(|name| {
         let path = name.trim_start_matches('!').to_owned();
         let only_when_named = name.starts_with('!');
-        (path.clone(), Suite { archive: "debian".into(), path, keys: vec!["test".into()], only_when_named })
+        (
+            path.clone(),
+            Suite {
+                archive: "debian".into(),
+                path,
+                origin: None,
+                keys: vec!["test".into()],
+                only_when_named,
+            },
+        )
     });
     let archive = Archive { mirrors: vec![], snapshot: None };
     Suites { archives: [("debian".to_owned(), archive)].into(), suites: suites.collect() }
@@ -301,6 +310,52 @@ fn components_are_resolved_and_each_file_is_asked_for_once() {
     assert_eq!((count, asked.len()), (6, 6), "{asked:?}");
     assert_eq!(Lock::parse(&lock.to_string()).unwrap(), lock);
     assert_eq!(lock.missing_of(&scope), [""; 0]);
+}
+
+#[test]
+fn a_flat_repository_gives_what_is_of_the_architecture() {
+    let archive = Folder::new();
+    archive.put("stable", &[("arm64", "conntrack 1.4")]);
+    // As those of openSUSE's build service: gzip, one index, paths from `./` on, and a name that says nothing.
+    let lines = "kubelet 1.32.0-1.1; Depends: conntrack, kubernetes-cni\nkubernetes-cni 1.6.0-1.1";
+    let text = ["s390x", "arm64", "amd64"].map(|architecture| stanzas(architecture, lines)).concat();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(text.replace("Filename: pool/", "Filename: ./arm64/").as_bytes()).unwrap();
+    let index = encoder.finish().unwrap();
+    let base = archive.folder.path().join("kubernetes");
+    std::fs::create_dir(&base).unwrap();
+    let release = format!(
+        "Origin: obs://build/kubernetes\nCodename: deb\nDate: Sat Nov 21 09:15:44 2026\nSHA256:\n {} {} Packages.gz\n",
+        Hash::of(&index),
+        index.len()
+    );
+    std::fs::write(base.join("Packages.gz"), index).unwrap();
+    std::fs::write(base.join("InRelease"), Pair::generate(1).sign(&release)).unwrap();
+
+    let mut known = suites(&["stable"]);
+    let flat = Suite {
+        archive: "kubernetes".into(),
+        path: "./".into(),
+        origin: Some("obs://build/kubernetes".into()),
+        keys: vec!["test".into()],
+        only_when_named: false,
+    };
+    known.suites.insert("kubernetes".into(), flat);
+    known.archives.insert("kubernetes".into(), Archive { mirrors: vec![], snapshot: None });
+    let (all, root) = (names(&["stable", "kubernetes"]), names(&["kubelet"]));
+    let scope = archive.scope(&known, &[("root", wish(&all, &root))]);
+    let lock = resolve_all(&scope, &archive, now()).unwrap();
+    let packages = lock.components["root"].content.packages().iter();
+    let listed: Vec<_> =
+        packages.map(|p| format!("{}:{} {}/{}", p.name, p.arch, p.archive, p.path)).collect();
+    assert_eq!(
+        listed,
+        [
+            "conntrack:arm64 debian/pool/conntrack_1.4_arm64.deb",
+            "kubelet:arm64 kubernetes/arm64/kubelet_1.32.0-1.1_arm64.deb",
+            "kubernetes-cni:arm64 kubernetes/arm64/kubernetes-cni_1.6.0-1.1_arm64.deb",
+        ]
+    );
 }
 
 #[test]

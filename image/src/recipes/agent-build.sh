@@ -2,8 +2,11 @@
 # TARGET is Rust's target, PACKAGE the crate, FOLDER its folder, PROGRAMS what it makes, JOBS the number of
 # compilers at once, PROFILE is cargo's, FLAGS are further ones for rustc.
 export CARGO_HOME=/build/cargo RUSTFLAGS="--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates $FLAGS"
-cp -a /in/libraries/source /in/libraries/cargo /in/libraries/target .
-chmod -R u+w source cargo target
+cp -a /in/libraries/source /in/libraries/cargo .
+chmod -R u+w source cargo
+# Half a gigabyte that cargo only reads, but for its locks and what is of the empty crate.
+cp -as /in/libraries/target .
+find target -type l \( -name '.cargo-*lock' -o -path "*/$PACKAGE*" -o -name "*$(echo "$PACKAGE" | tr - _)-*" \) -delete
 # As for the libraries. What of them lies in this folder is built.
 (cd /in/source && find . -mindepth 1 -type d -exec test -e {}/Cargo.toml \; -prune -o -type f ! -name Cargo.toml -print) |
     while read -r file; do

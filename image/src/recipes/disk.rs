@@ -7,15 +7,17 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use gptman::{GPT, GPTPartitionEntry};
 
+use super::images::IMAGES;
 use super::kernel::KERNEL;
 use super::root::{SYSTEM, Verity, uuid};
-use super::{IMAGE, Sources};
+use super::{IMAGE, Sources, start};
 use crate::config::Config;
 use crate::hash::Hash;
 use crate::sandbox::Sandbox;
 use crate::step::{Graph, Room};
 
-const BOOT: &str = "boot";
+/// The step that makes `boot.img`, with the kernel and U-Boot's script, and the empty `data.img`.
+pub const BOOT: &str = "boot";
 const BOOT_SCRIPT: &str = include_str!("boot.sh");
 /// U-Boot's script and the disk are made here.
 const CODE: &str = include_str!("disk.rs");
@@ -23,43 +25,65 @@ const CODE: &str = include_str!("disk.rs");
 const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
 
-/// Partition types: UEFI "Linux filesystem data", and "Linux variable data" of the Discoverable
-/// Partitions Specification, which tells the data partition apart for systemd-repart.
+/// The partitions' type: "Linux filesystem data" of the Discoverable Partitions Specification.
 const LINUX: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
-const DATA: &str = "4d21b016-b534-45c2-a9fb-5c16e091fd2d";
 /// "Legacy BIOS bootable": where U-Boot looks for a boot script.
 const BOOTABLE: u64 = 1 << 2;
+/// Of the partitions with the script that chooses a slot, and with its counts.
+const START_SIZE: u64 = MIB;
 
-pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) {
+pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let config = &sources.config;
     let board = &config.board;
-    graph
-        .step(BOOT)
-        .needs(&board.tools.base)
-        .needs(KERNEL)
-        .needs(SYSTEM)
-        .content("script", BOOT_SCRIPT)
+    let images = graph.has(IMAGES);
+    let mut step = graph.step(BOOT).needs(&board.tools.base).needs(KERNEL).needs(SYSTEM);
+    if images {
+        step = step.needs(IMAGES);
+    }
+    let start =
+        if start::is_on_disk(board) { Some(start::script(&start::slots(&config.root)?)) } else { None };
+    if let Some(start) = &start {
+        step = step.content("start", start);
+    }
+    step.content("script", BOOT_SCRIPT)
         .content("code", CODE)
         .content("boot", format!("{:?} {:?}", board.boot, board.disk))
-        .run(move |room| boot(room, config));
+        .run(move |room| boot(room, config, images, start.as_deref()));
     graph
         .step(IMAGE)
         .needs(BOOT)
         .needs(SYSTEM)
         .content("code", CODE)
-        .content("layout", format!("{:?} {}", board.disk, env!("CARGO_PKG_VERSION")))
+        .content(
+            "layout",
+            format!("{:?} {} {}", board.disk, start::is_on_disk(board), env!("CARGO_PKG_VERSION")),
+        )
+        .content("start", include_str!("start.rs"))
         .run(move |room| image(room, config));
+    Ok(())
 }
 
-/// Makes `boot.img` with the kernel and U-Boot's script, and an empty `data.img`.
-fn boot(room: &Room<'_>, config: &Config) -> Result<()> {
+/// Makes `boot.img` with the kernel and U-Boot's script, `data.img`, which is empty but for container images, and
+/// `start.img` with the script that chooses a slot.
+fn boot(room: &Room<'_>, config: &Config, images: bool, start: Option<&str>) -> Result<()> {
     let verity =
         fs::read_to_string(room.result(SYSTEM).join("verity.json")).context("reading the root's verity")?;
     let verity: Verity = serde_json::from_str(&verity).context("reading the root's verity")?;
     let script = room.place.scratch.join("boot.cmd");
     fs::write(&script, boot_script(&config.board.boot.cmdline, &verity))?;
     let seed = Hash::of(format!("boot {}", room.entry(SYSTEM))).to_string();
-    Sandbox::new(room.result(&config.board.tools.base))
+    let data = if images { room.result(IMAGES).join("data") } else { room.place.scratch.join("data") };
+    fs::create_dir_all(&data)?;
+    let mut sandbox = Sandbox::new(room.result(&config.board.tools.base));
+    if let Some(start) = start {
+        let script = room.place.scratch.join("start.cmd");
+        fs::write(&script, start)?;
+        let seed = Hash::of(format!("start {seed}")).to_string();
+        sandbox =
+            sandbox.input("start.cmd", &script).env("START_UUID", uuid(&seed)).env("START_SIZE", START_SIZE);
+    }
+    sandbox
+        .input("data", data)
         .input("Image", room.result(KERNEL).join("Image"))
         .input("boot.cmd", &script)
         .env("BOOT_UUID", uuid(&seed))
@@ -70,6 +94,16 @@ fn boot(room: &Room<'_>, config: &Config) -> Result<()> {
 }
 
 /// U-Boot's script: the same in both slots, for the root is the partition behind the one it lies on.
+///
+/// A wrong block of the root restarts the card (`restart_on_corruption` of the kernel's
+/// admin-guide/device-mapper/verity.rst). Answered with an error instead, it leaves a system that neither works
+/// nor ends, and U-Boot is never asked for the other slot.
+///
+/// An eMMC is found when it likes, and `dm-mod.create` waits for no device that nobody names (dm-init.rst beside it).
+///
+/// `gpt` lets the kernel take the partition table's second copy where the first is spoiled, which the agent makes anew
+/// (`agent/src/grow.rs`); without it, such a disk has no partitions (its block/partitions/efi.c). It holds for every
+/// disk of the card.
 fn boot_script(cmdline: &str, verity: &Verity) -> String {
     let Verity { root_hash, salt, data_blocks } = verity;
     let (sectors, tree) = (data_blocks * 8, data_blocks + 1);
@@ -78,8 +112,10 @@ fn boot_script(cmdline: &str, verity: &Verity) -> String {
          setexpr root_part ${{distro_bootpart}} + 1\n\
          part uuid ${{devtype}} ${{devnum}}:${{root_part}} root_uuid\n\
          setenv root PARTUUID=${{root_uuid}}\n\
-         setenv bootargs \"{cmdline} ro root=/dev/dm-0 rootwait dm-mod.create=\\\"root,,,ro,0 {sectors} verity 1 \
-         ${{root}} ${{root}} 4096 4096 {data_blocks} {tree} sha256 {root_hash} {salt}\\\"\"\n\
+         if test ${{root_part}} = 2; then setenv slot A; else setenv slot B; fi\n\
+         setenv bootargs \"{cmdline} gpt rauc.slot=${{slot}} ro root=/dev/dm-0 rootwait dm-mod.waitfor=${{root}} dm-mod.create=\\\"root,,,ro,0 {sectors} verity 1 \
+         ${{root}} ${{root}} 4096 4096 {data_blocks} {tree} sha256 {root_hash} {salt} \
+         1 restart_on_corruption\\\"\"\n\
          load ${{devtype}} ${{devnum}}:${{distro_bootpart}} ${{kernel_addr_r}} Image\n\
          booti ${{kernel_addr_r}} - ${{fdtcontroladdr}}\n"
     )
@@ -88,14 +124,23 @@ fn boot_script(cmdline: &str, verity: &Verity) -> String {
 fn image(room: &Room<'_>, config: &Config) -> Result<()> {
     let (boot, system) = (room.result(BOOT), room.result(SYSTEM));
     let sizes = &config.board.disk;
+    let by_script = start::is_on_disk(&config.board);
+    let bootable = |is: bool| if is { BOOTABLE } else { 0 };
     // Slot B is empty until the first update.
-    let layout = [
-        ("boot-a", sizes.boot, LINUX, BOOTABLE, Some(boot.join("boot.img"))),
-        ("root-a", sizes.root, LINUX, 0, Some(system.join("root.img"))),
-        ("boot-b", sizes.boot, LINUX, 0, None),
-        ("root-b", sizes.root, LINUX, 0, None),
-        ("data", sizes.data, DATA, 0, Some(boot.join("data.img"))),
+    let mut layout = vec![
+        ("boot-a", sizes.boot, bootable(!by_script), Some(boot.join("boot.img"))),
+        ("root-a", sizes.root, 0, Some(system.join("root.img"))),
+        ("boot-b", sizes.boot, 0, None),
+        ("root-b", sizes.root, 0, None),
     ];
+    if by_script {
+        let counts = room.place.scratch.join("counts");
+        fs::write(&counts, start::COUNTS)?;
+        layout.push(("start", START_SIZE, BOOTABLE, Some(boot.join("start.img"))));
+        layout.push(("slots", START_SIZE, 0, Some(counts)));
+    }
+    // The last one, for it grows.
+    layout.push(("data", sizes.data, 0, Some(boot.join("data.img"))));
     let total = layout.iter().map(|(_, size, ..)| size).sum::<u64>() + 2 * MIB;
     let path = room.place.out.join("disk.img");
     let mut disk = File::options().create_new(true).read(true).write(true).open(&path)?;
@@ -106,9 +151,9 @@ fn image(room: &Room<'_>, config: &Config) -> Result<()> {
     table.align = MIB / SECTOR;
     let mut start = MIB;
     let mut map = String::from("# partition, first byte, bytes\n");
-    for (number, (name, size, kind, attributes, content)) in (1..).zip(layout) {
+    for (number, (name, size, attributes, content)) in (1..).zip(layout) {
         table[number] = GPTPartitionEntry {
-            partition_type_guid: guid(kind)?,
+            partition_type_guid: guid(LINUX)?,
             unique_partition_guid: guid(&uuid(&seed(name)))?,
             starting_lba: start / SECTOR,
             ending_lba: (start + size) / SECTOR - 1,

@@ -14,7 +14,7 @@ use flate2::{Compression, GzBuilder};
 use walkdir::WalkDir;
 
 use super::agent::{self, Way};
-use super::{Sources, copy_entered, folder_enters};
+use super::{Sources, copy_entered, folder_enters, host_image};
 use crate::config::{LocalSource, Source};
 use crate::deb::{self, Contents};
 use crate::hash::Hash;
@@ -25,14 +25,22 @@ use crate::step::Graph;
 pub const DEB: &str = "host-deb";
 
 const COMPONENT: &str = "host";
-const FOLDER: &str = "shim/deb";
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+pub(super) const FOLDER: &str = "shim/deb";
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// The step that builds the programs.
+pub(super) const PROGRAMS: &str = "host";
+
+/// The step with the sources of the crates that they are made of.
+pub(super) const CRATES: &str = "host-crates";
+/// Where their licences are, in the package packed.
+pub(super) const LICENCES: &str = "usr/share/doc/dpukit-host/crates.txt";
 
 const WAY: Way = Way {
-    crates: "host-crates",
+    crates: CRATES,
     dependencies: "host-dependencies",
     libraries: "host-libraries",
-    programs: "host",
+    programs: PROGRAMS,
     profile: "plugin",
     flags: "-Ctarget-feature=+crt-static",
 };
@@ -49,6 +57,7 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
         bail!("`{COMPONENT}` is not a component of this workspace");
     };
     agent::build(graph, sources, local, &WAY)?;
+    host_image::steps(graph, sources, local)?;
     let root = &sources.config.root;
     let step = graph.step(DEB).needs(WAY.programs).needs(WAY.crates).content("version", VERSION);
     let step = step.content("programs", format!("{:?}", local.install));
@@ -66,36 +75,54 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
 
 fn contents(local: &LocalSource, folder: &Path, programs: &Path, crates: &Path) -> Result<Contents> {
     let mut contents = Contents::default();
-    for (path, (mode, bytes)) in files(&folder.join("root"))? {
+    for (path, (mode, bytes)) in package_files(local, folder, programs)? {
         // Debian packs manuals and changelogs (Debian Policy, 12.1 and 12.7).
         let is_packed = path.starts_with("usr/share/man/") || path.ends_with("/changelog");
         let (path, bytes) = if is_packed { (format!("{path}.gz"), pack(&bytes)?) } else { (path, bytes) };
         contents.files.insert(path, (mode, bytes));
     }
-    for (name, path) in &local.install {
-        let program = programs.join("bin").join(name);
-        let bytes = fs::read(&program).with_context(|| format!("reading `{}`", program.display()))?;
-        contents.files.insert(path.trim_start_matches('/').to_owned(), (0o755, bytes));
-    }
     let licences = licences(&crates.join("vendor"))?;
-    contents
-        .files
-        .insert("usr/share/doc/dpukit-host/crates.txt.gz".into(), (0o644, pack(licences.as_bytes())?));
-    contents.control = files(&folder.join("control"))?;
+    contents.files.insert(format!("{LICENCES}.gz"), (0o644, pack(licences.as_bytes())?));
+    contents.control = control(&folder.join("control"), VERSION, &contents)?;
     let configuration = contents.files.keys().filter(|path| path.starts_with("etc/"));
     let configuration: Vec<_> = configuration.map(|path| format!("/{path}\n")).collect();
     contents.control.insert("conffiles".into(), (0o644, configuration.concat().into_bytes()));
-    let (_, control) = contents.control.get("control").context("there is no `control`")?;
-    let control = String::from_utf8(control.clone()).context("reading `control`")?;
-    let control = control
-        .replace("{version}", VERSION)
-        .replace("{installed-size}", &contents.installed_size().to_string());
-    contents.control.insert("control".into(), (0o644, control.into_bytes()));
     Ok(contents)
 }
 
+/// The files of the checkout and the programs, by their paths from the root, with their modes.
+pub(super) fn package_files(
+    local: &LocalSource,
+    folder: &Path,
+    programs: &Path,
+) -> Result<BTreeMap<String, (u32, Vec<u8>)>> {
+    let mut all = files(&folder.join("root"))?;
+    for (name, path) in &local.install {
+        let program = programs.join("bin").join(name);
+        let bytes = fs::read(&program).with_context(|| format!("reading `{}`", program.display()))?;
+        all.insert(path.trim_start_matches('/').to_owned(), (0o755, bytes));
+    }
+    Ok(all)
+}
+
+/// The control files of a folder, with the package's version and size in them.
+pub(super) fn control(
+    folder: &Path,
+    version: &str,
+    contents: &Contents,
+) -> Result<BTreeMap<String, (u32, Vec<u8>)>> {
+    let size = contents.installed_size().to_string();
+    let mut control = files(folder)?;
+    control.get("control").context("there is no `control`")?;
+    for (name, (_, bytes)) in &mut control {
+        let text = str::from_utf8(bytes).with_context(|| format!("reading `{name}`"))?;
+        *bytes = text.replace("{version}", version).replace("{installed-size}", &size).into_bytes();
+    }
+    Ok(control)
+}
+
 /// All files below a folder, by their paths in it.
-fn files(folder: &Path) -> Result<BTreeMap<String, (u32, Vec<u8>)>> {
+pub(super) fn files(folder: &Path) -> Result<BTreeMap<String, (u32, Vec<u8>)>> {
     let mut found = BTreeMap::new();
     for entry in WalkDir::new(folder) {
         let entry = entry.with_context(|| format!("reading `{}`", folder.display()))?;
@@ -113,14 +140,14 @@ fn files(folder: &Path) -> Result<BTreeMap<String, (u32, Vec<u8>)>> {
 }
 
 /// gzip without name and time, as small as can be.
-fn pack(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn pack(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut packed = GzBuilder::new().write(Vec::new(), Compression::best());
     packed.write_all(bytes)?;
     Ok(packed.finish()?)
 }
 
 /// The licences of all crates, each text once below the names of those that have it.
-fn licences(vendor: &Path) -> Result<String> {
+pub(super) fn licences(vendor: &Path) -> Result<String> {
     let is_licence = |name: &str| {
         let name = name.to_ascii_uppercase();
         ["LICENSE", "LICENCE", "COPYING", "COPYRIGHT", "NOTICE", "UNLICENSE"]

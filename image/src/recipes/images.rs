@@ -1,19 +1,126 @@
-//! Container images that a card has without a registry, each as an OCI layout.
+//! Container images that a card has without a registry: each as an OCI layout, and then as the archive that the card
+//! gives its containerd at first boot.
+//!
+//! The archive is on the data partition: Cilium's agent has some 250 MB packed, more than all else of the root, and
+//! would be there twice, in the verified root and unpacked by containerd, for ever. On data it is removed once it is
+//! unpacked. What guards it is its hash, which is in the root.
 
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use dpu_plan::{CardImage, IMAGES as LIST, Images};
+use walkdir::WalkDir;
 
 use super::Sources;
-use crate::config::Source;
+use crate::config::{Component, OciSource, Source};
+use crate::hash::Hash;
+use crate::hint::WithHint as _;
 use crate::lock::Content;
 use crate::source::folder;
-use crate::step::Graph;
+use crate::step::{Graph, Room};
 
-/// Adds the step with the layout of the board's image of Cilium; it is named as the component.
+/// The step that makes the archives: in `data/` what goes onto the data partition, in `root/` their list.
+pub const IMAGES: &str = "images";
+
+/// The folder of the archives, below the data partition's mount.
+const ARCHIVES: &str = "images";
+/// What of the data partition its file system and what the card writes at its first boot may take.
+const SPARE: u64 = 64 << 20;
+
 pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let Some(name) = &sources.config.board.parts.cilium else { return Ok(()) };
     let component = sources.component(name)?;
+    let Source::Oci(source) = &component.source else { bail!("`{name}` is not a container image") };
+    layout(graph, sources, component, source)?;
+    let limit = sources.config.board.disk.data;
+    graph
+        .step(IMAGES)
+        .needs(name)
+        .content("code", include_str!("images.rs"))
+        .content("size", limit.to_string())
+        .content("name", source.reference())
+        .run(move |room| archive(room, component, source, limit));
+    Ok(())
+}
+
+/// Packs the layout, and lists it for the card.
+fn archive(room: &Room<'_>, component: &Component, source: &OciSource, limit: u64) -> Result<()> {
+    let layout = room.result(&component.name);
+    let (index, digest) = index(&layout, source)?;
+    // Of two systems with two images each takes its own.
+    let (_, hex) = digest.split_once(':').with_context(|| format!("`{digest}` is no digest"))?;
+    let path = PathBuf::from(ARCHIVES).join(format!("{}-{}.tar", component.name, &hex[..hex.len().min(12)]));
+    let to = room.place.out.join("data").join(&path);
+    fs::create_dir_all(to.parent().unwrap_or(&to))?;
+    let context = || format!("packing the image of `{}`", component.name);
+    pack(&layout, index.as_bytes(), &to).with_context(context)?;
+    let size = to.metadata()?.len();
+    if size + SPARE > limit {
+        let (size, limit) = (size >> 20, limit >> 20);
+        return Err(anyhow::anyhow!(
+            "the image of `{}` has {size} MiB, and the data partition {limit} MiB",
+            component.name
+        ))
+        .hint(|| "make `disk.data` of the board larger".into());
+    }
+    let image = CardImage {
+        name: source.reference(),
+        digest,
+        archive: Path::new("/data").join(path),
+        sha256: Hash::of_file(&to).with_context(context)?.to_string(),
+    };
+    let list = room.place.out.join("root").join(LIST.trim_start_matches('/'));
+    fs::create_dir_all(list.parent().unwrap_or(&list))?;
+    fs::write(list, toml::to_string(&Images { image: vec![image] })?)?;
+    Ok(())
+}
+
+/// The layout's index, in which the image has the name that Kubernetes asks for, whoever made it; and its digest.
+fn index(layout: &Path, source: &OciSource) -> Result<(String, String)> {
+    let path = layout.join("index.json");
+    let context = || format!("reading `{}`", path.display());
+    let mut index: serde_json::Value =
+        serde_json::from_slice(&fs::read(&path).with_context(context)?).with_context(context)?;
+    let Some([manifest]) = index["manifests"].as_array_mut().map(Vec::as_mut_slice) else {
+        bail!("`{}` does not name one image, for the card alone", path.display())
+    };
+    let digest = manifest["digest"].as_str().with_context(context)?.to_owned();
+    manifest["annotations"] = serde_json::json!({ "io.containerd.image.name": source.reference() });
+    Ok((serde_json::to_string(&index)?, digest))
+}
+
+/// Packs a layout with another index; the same bytes each time.
+pub(super) fn pack(layout: &Path, index: &[u8], to: &Path) -> Result<()> {
+    let mut archive = tar::Builder::new(File::create(to)?);
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    let mut append = |path: &Path, size: u64, content: &mut dyn std::io::Read| {
+        header.set_size(size);
+        archive.append_data(&mut header, path, content)
+    };
+    for file in WalkDir::new(layout).sort_by_file_name() {
+        let file = file?;
+        let path = file.path().strip_prefix(layout)?;
+        if path == Path::new("index.json") {
+            append(path, index.len() as u64, &mut &*index)?;
+        } else if file.file_type().is_file() {
+            append(path, file.metadata()?.len(), &mut File::open(file.path())?)?;
+        }
+    }
+    archive.into_inner()?.sync_all()?;
+    Ok(())
+}
+
+/// Adds the step with the layout of an image; it is named as the component.
+fn layout<'a>(
+    graph: &mut Graph<'a>,
+    sources: &'a Sources,
+    component: &'a Component,
+    source: &'a OciSource,
+) -> Result<()> {
+    let name = &component.name;
     if let Some(instead) = &component.instead {
         ensure!(
             instead.join("oci-layout").is_file(),
@@ -24,9 +131,7 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
         graph.step(name).hash("files", hash).run(move |room| folder::copy(instead, &room.place.out));
         return Ok(());
     }
-    let (Source::Oci(source), Content::Oci(locked)) = (&component.source, sources.content(name)?) else {
-        bail!("the lock has no image of `{name}`")
-    };
+    let Content::Oci(locked) = sources.content(name)? else { bail!("the lock has no image of `{name}`") };
     let reference = format!("{}/{} {:?}", source.registry, source.repository, source.tag);
     let step = graph.step(name).draws_on(name).hash("manifest", locked.manifest.sha256);
     step.content("reference", reference).run(move |room| {

@@ -44,10 +44,8 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let fragments =
         board.kernel.fragments.iter().map(|name| Fragment::load(&data.join(format!("{name}.config"))));
     let fragments = fragments.collect::<Result<Vec<_>>>()?;
-    let tables = board.kernel.requirements.iter();
-    let tables =
-        tables.map(|name| Requirements::load(&data.join("requirements").join(format!("{name}.toml"))));
-    let tables = tables.collect::<Result<Vec<_>>>()?;
+    let tables = &board.kernel.requirements;
+    let tables = Requirements::load_all(&data.join("requirements"), tables, board.kernel.pages)?;
     let merged = kconfig::merge(&fragments)?;
     let explain = data.join("explain.py");
     let explain_text = fs::read(&explain).with_context(|| format!("reading `{}`", explain.display()))?;

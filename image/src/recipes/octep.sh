@@ -12,7 +12,9 @@ make -C "$lib" $tools CFLAGS="-Wno-error=unused-result -DUSE_PEM_AND_DPI_PF=1"
 make -C "$agent" $tools CFLAGS="-I$lib/bin/include -I/usr/include" LDFLAGS="-L$lib/bin/lib -L/build/libconfig"
 mkdir -p /out/root/usr/bin /out/root/usr/lib/dpukit/octep
 cp "$agent/bin/bin/octep_cp_agent" /out/root/usr/bin
-cp "$agent/cn106xx.cfg" /out/root/usr/lib/dpukit/octep
+# MAC, VFS and SPEED are the board's; the editor runs here, so it is not cross-built.
+gcc -o octep-config /in/octep-config.c -lconfig
+./octep-config "$agent/cn106xx.cfg" /out/root/usr/lib/dpukit/octep/cn106xx.cfg "$MAC" "$VFS" "$SPEED"
 aarch64-linux-gnu-strip /out/root/usr/bin/octep_cp_agent
 # A library of the makers that the program was linked with goes with it.
 for name in $(aarch64-linux-gnu-readelf -d /out/root/usr/bin/octep_cp_agent | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'); do

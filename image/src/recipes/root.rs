@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::{Context as _, Result};
+use dpu_plan::Plan;
 use serde::{Deserialize, Serialize};
 
 use super::agent::{self, AGENT};
 use super::firmware::FIRMWARE;
+use super::images::IMAGES;
 use super::kernel::KERNEL;
 use super::octep::OCTEP;
-use super::{Sources, copy_entered, folder_enters, packages_enter};
+use super::{Sources, copy_entered, folder_enters, packages_enter, updates};
 use crate::config::Config;
 use crate::hint::WithHint as _;
 use crate::root::compose::{Composition, compose};
@@ -51,14 +53,14 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let component = &board.root.packages;
     let source = sources.deb(component)?;
     let local = agent::source(sources)?;
-    let mut files = generated_files(config, &sources.request.ssh_keys)?;
-    files.extend(
-        rules::for_card(config, &sources.lock).map(|text| ("usr/lib/dpukit/versions.toml".into(), text)),
-    );
+    let plan = rules::plan(config, &sources.lock)?;
+    let mut files = generated_files(config, &plan, &sources.request.ssh_keys)?;
+    let versions = rules::for_card(config, &sources.lock)?;
+    files.extend(versions.map(|text| (dpu_plan::VERSIONS.trim_start_matches('/').into(), text)));
     let os_release = os_release(config);
 
     // Parts of metal, each with a folder that goes over the root.
-    let parts: Vec<_> = [FIRMWARE, OCTEP].into_iter().filter(|part| graph.has(part)).collect();
+    let parts: Vec<_> = [FIRMWARE, OCTEP, IMAGES].into_iter().filter(|part| graph.has(part)).collect();
     let mut step = graph.step(ROOT).needs(&board.tools.base).needs(KERNEL).needs(AGENT);
     for part in &parts {
         step = step.needs(part);
@@ -117,12 +119,12 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
 }
 
 /// Files of the root that come from the board.
-fn generated_files(config: &Config, ssh_keys: &str) -> Result<Vec<(String, String)>> {
+fn generated_files(config: &Config, plan: &Plan, ssh_keys: &str) -> Result<Vec<(String, String)>> {
     let board = &config.board;
     let mut files = vec![
         (
-            "usr/lib/dpukit/plan.toml".into(),
-            toml::to_string(&board.plan).context("writing the board's set-up")?,
+            dpu_plan::PATH.trim_start_matches('/').into(),
+            toml::to_string(plan).context("writing the board's set-up")?,
         ),
         ("etc/hostname".into(), format!("{}\n", board.root.hostname)),
     ];
@@ -136,6 +138,7 @@ fn generated_files(config: &Config, ssh_keys: &str) -> Result<Vec<(String, Strin
         );
         files.push((format!("usr/lib/systemd/network/80-dhcp-{driver}.network"), text));
     }
+    files.extend(updates::files(config)?);
     if !ssh_keys.is_empty() {
         files.push(("etc/ssh/authorized_keys.d/root".into(), ssh_keys.to_owned()));
     }

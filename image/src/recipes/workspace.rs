@@ -160,7 +160,16 @@ fn pruned_lock(root: &Path, package: &str) -> Result<String> {
             kept.insert((package.name.clone(), package.version.clone()), package.clone());
         }
     }
-    Ok(toml::to_string(&CargoLock { version: lock.version, package: kept.into_values().collect() })?)
+    let mut package: Vec<_> = kept.into_values().collect();
+    // A version is named only where there are several: that another crate brings one must not show here.
+    let names: Vec<_> = package.iter().map(|package| package.name.clone()).collect();
+    for dependency in package.iter_mut().flat_map(|package| &mut package.dependencies) {
+        let name = dependency.split(' ').next().unwrap_or_default();
+        if names.iter().filter(|other| *other == name).count() == 1 {
+            *dependency = name.to_owned();
+        }
+    }
+    Ok(toml::to_string(&CargoLock { version: lock.version, package })?)
 }
 
 #[cfg(test)]
@@ -211,6 +220,18 @@ mod tests {
         assert_eq!(dependencies.keys().collect::<Vec<_>>(), ["anyhow", "b", "c"]);
         assert_eq!(top["profile"].as_table().unwrap().keys().collect::<Vec<_>>(), ["release"]);
         assert!(workspace.lock.contains("anyhow") && !workspace.lock.contains("serde"));
+    }
+
+    #[test]
+    fn another_version_that_only_others_need_does_not_show() {
+        let folder = example();
+        let lock = || Workspace::new(folder.path(), "a", Path::new("a"), "release").unwrap().lock;
+        let before = lock();
+        let text = fs::read_to_string(folder.path().join("Cargo.lock")).unwrap();
+        let text = text.replace("'anyhow', 'b'", "'anyhow 1.0.0', 'b'")
+            + "[[package]]\nname = 'anyhow'\nversion = '2.0.0'\n";
+        write(folder.path(), "Cargo.lock", &text);
+        assert_eq!(lock(), before);
     }
 
     #[test]

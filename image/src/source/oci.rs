@@ -224,7 +224,7 @@ impl<'a> Registry<'a> {
             fs::copy(&from, &to).with_context(context)?;
         }
         let Blob { media_type, size, sha256 } = &locked.manifest;
-        let name = self.reference();
+        let name = self.source.reference();
         let index = serde_json::json!({
             "schemaVersion": 2,
             "mediaType": INDEXES[0],
@@ -256,16 +256,6 @@ impl<'a> Registry<'a> {
         }
     }
 
-    /// The reference as people write it.
-    fn reference(&self) -> String {
-        let OciSource { registry, repository, tag, digest, .. } = self.source;
-        match (tag, digest) {
-            (Some(tag), _) => format!("{registry}/{repository}:{tag}"),
-            (None, Some(digest)) => format!("{registry}/{repository}@sha256:{digest}"),
-            (None, None) => format!("{registry}/{repository}"),
-        }
-    }
-
     fn name(&self) -> String {
         format!("{}/{}", self.source.registry, self.source.repository)
     }
@@ -281,7 +271,7 @@ impl<'a> Registry<'a> {
 
     fn ask<T>(&self, question: impl Fn(&Place) -> Result<T>) -> Result<T> {
         if self.options.offline {
-            bail!("offline, the image `{}` can't be asked for", self.reference());
+            bail!("offline, the image `{}` can't be asked for", self.source.reference());
         }
         let mut said = Vec::new();
         for place in self.places() {
@@ -290,7 +280,7 @@ impl<'a> Registry<'a> {
                 Err(error) => said.push(format!("{}: {error:#}", place.host)),
             }
         }
-        Err(anyhow!("the image `{}` can't be had: {}", self.reference(), said.join("; "))).hint(|| {
+        Err(anyhow!("the image `{}` can't be had: {}", self.source.reference(), said.join("; "))).hint(|| {
             format!(
                 "name a registry that you reach as `mirrors` of the component; where a login is needed, run \
                  `podman login {}` or `docker login`",
