@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use prost::Message as _;
 
-const PROTOS: [&str; 2] = ["proto/cni_action.proto", "proto/pairing.proto"];
+const PROTOS: [&str; 3] = ["proto/cni_action.proto", "proto/pairing.proto", "proto/updates.proto"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");

@@ -11,9 +11,9 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use serde::Serialize;
 
-use crate::Card;
 use crate::report::{Report, State};
 use crate::setup::{self, PHASES};
+use crate::{Card, firmware, images, seed, slots};
 
 pub use looks::SERVICES;
 
@@ -40,6 +40,12 @@ struct Check {
 
 static CHECKS: &[Check] = &[
     Check {
+        name: "firmware",
+        severity: Severity::Error,
+        mend: "write the firmware that came with the image, or build the image with the SDK that the card runs: `cargo xtask matrix`",
+        look: |card, _, report| firmware::look(card, report),
+    },
+    Check {
         name: "root",
         severity: Severity::Error,
         mend: "flash the image again; a root that changed under dm-verity cannot be trusted",
@@ -52,9 +58,15 @@ static CHECKS: &[Check] = &[
         look: looks::look_at_data,
     },
     Check {
+        name: "seed",
+        severity: Severity::Warning,
+        mend: "mend the seed where it lies, then `systemctl restart dpu-seed`; its page in agent/README.md has all keys",
+        look: |card, _, report| seed::look(card, report),
+    },
+    Check {
         name: "space",
         severity: Severity::Warning,
-        mend: "run `dpu-agent grow-data` and see what it says",
+        mend: "run `dpu-agent grow-data` and see what it says; `du -x /data` shows what fills the partition",
         look: looks::look_at_space,
     },
     Check {
@@ -76,10 +88,22 @@ static CHECKS: &[Check] = &[
         look: looks::look_at_agent,
     },
     Check {
+        name: "images",
+        severity: Severity::Warning,
+        mend: "see `journalctl -u dpu-images`; `ctr --namespace k8s.io images pull NAME` where there is a registry",
+        look: |card, _, report| images::look(card, report),
+    },
+    Check {
         name: "pods",
         severity: Severity::Error,
         mend: "see `journalctl -u dpu-agent`, `dpu-agent pods`, and `[pods]` in /etc/dpukit/pods.toml or the plan",
         look: looks::look_at_pods,
+    },
+    Check {
+        name: "slot",
+        severity: Severity::Warning,
+        mend: "see `journalctl -u dpu-confirm`, then install an update that is mended: `rauc install BUNDLE`",
+        look: |card, _, report| slots::look(card, report),
     },
 ];
 
@@ -232,6 +256,7 @@ pub(crate) mod tests {
             "33 22 0:30 / /etc rw - overlay overlay rw,lowerdir=/etc,upperdir=/data/etc/upper,workdir=/data/etc/work",
         );
         fake.answer("dmsetup status", "0 200000 verity V\n");
+        fake.answer("df", "Avail\n  1409\n");
         let shown = SERVICES.iter().map(|unit| format!("Id={unit}\nActiveState=active\nSubState=running\n"));
         fake.answer("systemctl show", &shown.collect::<Vec<_>>().join("\n"));
         fake.answer("systemctl list-units", "");
@@ -243,6 +268,7 @@ pub(crate) mod tests {
         for phase in PHASES {
             setup::run(&fake.card(), phase);
         }
+        seed::take(&fake.card(), false);
         fake
     }
 
@@ -283,16 +309,20 @@ pub(crate) mod tests {
         good     link        `eth1` is in group 77
                              `eth1` is up
                              `eth1` has 192.168.1.1/24
+        absent   firmware    the image was built for no firmware in particular
         good     root        `root` is read-only under dm-verity, all blocks good
         good     data        `/dev/vda5` is mounted, with `/etc`, `/var` and `/root` on it
+        absent   seed        no seed was given: nobody is let in whom the image does not know
         good     space       `/dev/vda5` reaches to the end of the disk
         good     services    9 services are active, and no unit failed
         good     firewall    drops by default, port 8000 is open to the link
         good     agent       `192.168.1.1:8000` answers that the card serves
+        absent   images      the card came with no container images
         good     pods        0 attachments on the disk, all readable
                              6 VFs `8086:10ca` are wired to the host's, each with an interface
                              the agent connects pods
-        15 checks: 14 good, 1 absent, 0 failed, 0 unknown
+        absent   slot        this image takes no updates: it was built without a certificate for them
+        19 checks: 14 good, 5 absent, 0 failed, 0 unknown
         ");
     }
 
@@ -329,21 +359,25 @@ pub(crate) mod tests {
         good     link        `eth1` is in group 77
                              `eth1` is up
                              `eth1` has 192.168.1.1/24
+        absent   firmware    the image was built for no firmware in particular
         good     root        `root` is read-only under dm-verity, all blocks good
         FAILED   data        what is written is lost at the next start: mounting `/dev/vda5`: Structure needs cleaning
                              `/data` is `tmpfs`, not ext4
                              `/var` does not lie on the data partition
                              `/root` does not lie on the data partition
                              mend: save what is in /var and /etc, then see `dmesg` for the disk, and `fsck.ext4` from another system
+        absent   seed        no seed was given: nobody is let in whom the image does not know
         good     space       `/dev/vda5` reaches to the end of the disk
         good     services    9 services are active, and no unit failed
         FAILED   firewall    the firewall is not loaded: all ports are open
                              mend: see `nft -c -f /etc/nftables.conf`, then `systemctl restart nftables`
         FAILED   agent       asking `192.168.1.1:8000`: no answer in 3s
                              mend: see `journalctl -u dpu-agent`, and the phases above
+        absent   images      the card came with no container images
         FAILED   pods        asking `192.168.1.1:8000`: no answer in 3s
                              mend: see `journalctl -u dpu-agent`, `dpu-agent pods`, and `[pods]` in /etc/dpukit/pods.toml or the plan
-        15 checks: 8 good, 1 absent, 6 failed, 0 unknown
+        absent   slot        this image takes no updates: it was built without a certificate for them
+        19 checks: 8 good, 5 absent, 6 failed, 0 unknown
         ");
     }
 

@@ -52,6 +52,8 @@ struct State {
     stubborn: BTreeSet<String>,
     /// How many IOMMU groups there are.
     groups: u32,
+    /// Containerd's images: name to digest.
+    images: BTreeMap<String, String>,
     /// Addresses of interfaces.
     addresses: BTreeMap<String, Vec<String>>,
 }
@@ -468,8 +470,37 @@ impl FakePrograms {
                 let size = size >> 20;
                 self.0.mounted(&format!("60 1 0:50 / {target} rw - hugetlbfs hugetlbfs rw,pagesize={size}M"));
             }
-            ["udevadm", "settle", "--timeout=20"] => {}
+            // What is to be found there lies there already.
+            ["udevadm", "settle", "--timeout=20"]
+            | ["mount", "-o", _, _]
+            | ["mount", "-o", _, _, _]
+            | ["ctr", "--namespace", "k8s.io", "images", "label", _, _] => {}
             ["umount", target] => self.0.unmounted(target),
+            ["ctr", "--namespace", "k8s.io", "images", "list"] => {
+                let state = self.0.state();
+                let rows = state.images.iter().map(|(name, digest)| {
+                    format!(
+                        "{name} application/vnd.oci.image.manifest.v1+json {digest} 10.0 MiB linux/arm64 -\n"
+                    )
+                });
+                return Ok(std::iter::once("REF TYPE DIGEST SIZE PLATFORMS LABELS\n".to_owned())
+                    .chain(rows)
+                    .collect());
+            }
+            ["ctr", "--namespace", "k8s.io", "images", "import", archive] => {
+                let text = fs::read_to_string(archive)?;
+                let (name, digest) = text.split_once(' ').unwrap();
+                self.0.state().images.insert(name.to_owned(), digest.to_owned());
+            }
+            ["ctr", "--namespace", "k8s.io", "images", "tag", "--force", from, to] => {
+                let images = &mut self.0.state().images;
+                let digest = images[*from].clone();
+                images.insert((*to).to_owned(), digest);
+            }
+            ["ctr", "--namespace", "k8s.io", "images", "remove", name] => {
+                self.0.state().images.remove(*name);
+            }
+            ["sha256sum", "--binary", _] => return crate::programs::System.read("sha256sum", arguments),
             ["swapoff", "--all"] => self.0.file("/proc/swaps", "Filename Type Size Used Priority\n"),
             ["modprobe", module] => fs::create_dir_all(self.0.at(&format!("/sys/bus/pci/drivers/{module}")))?,
             ["ip", "link", "set", "dev", name, "up"] => {

@@ -1,29 +1,21 @@
 //! Lets the data partition take the whole disk, and its file system the whole partition.
 //!
-//! `systemd-repart` does the work, but is never left to find its way. It tells partitions apart by
-//! their type alone, gives a definition to the first partition of its type, and makes a new
-//! partition for a definition that is left over (repart.d(5)); a definition for `data` alone would
-//! so grow slot A, or make a sixth partition. Hence this module reads the partition table, writes
-//! definitions that hold all partitions of that type where they are and let only `data` grow, has
-//! `systemd-repart` tell its plan first, and goes on only where the plan changes nothing but `data`.
-//! The disk is named too: the one that the root lies on.
+//! A partition table is the one thing on the disk without which no slot starts. It is written as it must be for a card
+//! whose power may go (see [`gpt`]), and a copy that a cut spoiled is made anew at the next start, from the other one. The
+//! kernel looks at that other one only where its line has the word `gpt` (its admin-guide/kernel-parameters.txt).
 
 mod gpt;
 
 use std::fs::File;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
-use serde::Deserialize;
 
 use crate::mounts;
 use crate::programs::{Programs, System};
 use crate::report::Report;
-use crate::storage::{self, LABEL, Partition};
+use crate::storage::{self, Partition};
 use crate::tree::Tree;
 
-/// Where the definitions for `systemd-repart` are written.
-const DEFINITIONS: &str = "/run/dpukit/repart.d";
 const GROWFS: &str = "/usr/lib/systemd/systemd-growfs";
 /// Less than this behind the data partition is not worth a change.
 const SLACK: u64 = 4 << 20;
@@ -49,86 +41,40 @@ fn grow_partition(
     partition: &Partition,
     report: &mut Report,
 ) -> Result<()> {
-    let table = read_table(tree, partition)?;
-    let (node, disk) = (partition.node(), partition.disk_node());
-    let data = table.data(partition.number)?;
-    let behind = table.behind(data)?;
-    if behind < SLACK {
+    let (name, node, disk) = (&partition.name, partition.node(), partition.disk_node());
+    // Both are in 512-byte units, whatever the disk's own sectors are.
+    let bytes = |path: String| Ok::<_, anyhow::Error>(tree.number(path)?.saturating_mul(512));
+    let size = bytes(format!("/sys/class/block/{}/size", partition.disk))?;
+    let sector = tree.number(format!("/sys/class/block/{}/queue/logical_block_size", partition.disk))?;
+    let path = tree.at(&disk);
+    let mut file = File::options().read(true).write(true).open(&path).context("opening the disk")?;
+    let mut table = gpt::Table::read(&mut file, sector, size)
+        .with_context(|| format!("reading the partition table of `{disk}`"))?;
+    let grown = table.grow(partition.number, SLACK);
+    // A spoiled copy is mended, whatever keeps the partition from growing.
+    if !table.is_on_disk() {
+        let written = table.write(&mut file, |file| file.sync_all());
+        written.with_context(|| format!("writing the partition table of `{disk}`"))?;
+        report.did(format!(
+            "wrote the partition table of `{disk}`, whose two copies were not what they are now"
+        ));
+    }
+    grown?;
+    let wanted = table.size(partition.number).with_context(|| format!("`{node}` has no size"))?;
+    let seen = || bytes(format!("/sys/class/block/{name}/size"));
+    let before = seen()?;
+    if before == wanted {
         report.found(format!("`{node}` reaches to the end of the disk"));
         return Ok(());
     }
-    define(tree, &table, data)?;
-    let definitions = format!("--definitions={}", tree.at(DEFINITIONS).display());
-    let disk = tree.at(disk).display().to_string();
-    let run = |dry: &str| {
-        programs
-            .read("systemd-repart", &[&definitions, dry, "--json=short", "--discard=no", "--no-pager", &disk])
-    };
-    check_plan(&run("--dry-run=yes")?)?;
-    run("--dry-run=no")?;
-    let after = read_table(tree, partition)?;
-    let left = after.behind(after.data(partition.number)?)?;
-    if left >= SLACK {
-        bail!("`systemd-repart` left {} MiB behind `{node}`", left >> 20);
+    // Partitions in use can't be read anew, but told one by one how large they are.
+    programs
+        .run("partx", &["--update", "--nr", &partition.number.to_string(), &path.display().to_string()])?;
+    let now = seen()?;
+    if now != wanted {
+        bail!("the kernel sees {} MiB of `{node}`, which has {}", now >> 20, wanted >> 20);
     }
-    report.did(format!("grew `{node}` by {} MiB", (behind - left) >> 20));
-    Ok(())
-}
-
-fn read_table(tree: &Tree, partition: &Partition) -> Result<gpt::Table> {
-    let disk = &partition.disk;
-    // Both are in 512-byte units, whatever the disk's own sectors are.
-    let size = tree.number(format!("/sys/class/block/{disk}/size"))?.saturating_mul(512);
-    let sector = tree.number(format!("/sys/class/block/{disk}/queue/logical_block_size"))?;
-    let node = partition.disk_node();
-    File::open(tree.at(&node))
-        .context("opening the disk")
-        .and_then(|file| gpt::Table::read(file, sector, size))
-        .with_context(|| format!("reading the partition table of `{node}`"))
-}
-
-/// Writes a definition for each partition of the data partition's type, in their order.
-fn define(tree: &Tree, table: &gpt::Table, data: &gpt::Entry) -> Result<()> {
-    let folder = tree.at(DEFINITIONS);
-    match std::fs::remove_dir_all(&folder) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("emptying `{DEFINITIONS}`"));
-        }
-        _ => tree.make_folder(DEFINITIONS)?,
-    }
-    for entry in table.entries.iter().filter(|entry| entry.kind == data.kind) {
-        let kind = &entry.kind;
-        let definition = if entry.number == data.number {
-            format!("[Partition]\nType={kind}\n")
-        } else {
-            let size = table.size(entry);
-            format!("[Partition]\nType={kind}\nWeight=0\nSizeMinBytes={size}\nSizeMaxBytes={size}\n")
-        };
-        tree.save(Path::new(DEFINITIONS).join(format!("{:03}.conf", entry.number)), definition.as_bytes())?;
-    }
-    Ok(())
-}
-
-/// One partition of the plan that `systemd-repart --json` prints.
-#[derive(Deserialize)]
-struct Planned {
-    label: String,
-    activity: String,
-}
-
-/// Refuses a plan that does anything but grow the data partition.
-fn check_plan(json: &str) -> Result<()> {
-    let plan: Vec<Planned> =
-        serde_json::from_str(json).context("`systemd-repart --json` printed something else than a plan")?;
-    for Planned { label, activity } in &plan {
-        let harmless = activity == "unchanged" || (label == LABEL && activity == "resize");
-        if !harmless {
-            bail!("`systemd-repart` would {activity} the partition `{label}`: nothing was changed");
-        }
-    }
-    if plan.iter().filter(|planned| planned.label == LABEL).count() != 1 {
-        bail!("`systemd-repart` does not see one partition `{LABEL}`: nothing was changed");
-    }
+    report.did(format!("grew `{node}` by {} MiB", wanted.saturating_sub(before) >> 20));
     Ok(())
 }
 
@@ -154,92 +100,100 @@ fn grow_file_system(
 
 #[cfg(test)]
 mod tests {
-    use super::gpt::tests::{DATA, Made, write};
+    use std::fs;
+
+    use super::gpt::tests::disk;
     use super::*;
     use crate::fake::{self, Fake};
     use crate::storage::tests::with_disk;
 
-    const PLAN: &str = r#"[{"label":"root-a","activity":"unchanged"},{"label":"data","activity":"resize"}]"#;
     const MIB: u64 = 1 << 20;
+    const NAMES: [&str; 5] = ["boot-a", "root-a", "boot-b", "root-b", "data"];
 
-    /// A card whose disk is larger than the image that was written to it.
-    fn card(kinds: [&str; 5], disk: u64) -> Fake {
+    /// A card whose disk has an image of 65 MiB on it.
+    fn card(names: [&str; 5], size: u64) -> Fake {
         let fake = fake::virt();
         with_disk(&fake);
         fake.folder("/dev");
-        write(&fake.card().tree.at("/dev/vda"), &made(kinds, 64), disk);
-        fake.file("/sys/class/block/vda/size", &(disk / 512).to_string());
+        let bounds = [1, 8, 16, 24, 32, 64].map(|mebibytes| mebibytes * MIB);
+        let partitions: Vec<_> = (0..5).map(|i| (names[i], bounds[i], bounds[i + 1])).collect();
+        fs::write(fake.card().tree.at("/dev/vda"), disk(&partitions, 65 * MIB, size)).unwrap();
+        fake.file("/sys/class/block/vda/size", &(size / 512).to_string());
         fake.file("/sys/class/block/vda/queue/logical_block_size", "512");
         fake.file("/sys/class/block/vda5/dev", "254:5");
+        fake.file("/sys/class/block/vda5/size", &(32 * MIB / 512).to_string());
         fake.mounted("30 22 254:5 / /data rw,noatime - ext4 /dev/vda5 rw");
-        fake.answer("systemd-repart", PLAN);
+        fake.answer("partx", "");
         fake.answer(GROWFS, "");
         fake
     }
 
-    fn made(kinds: [&str; 5], end: u64) -> Vec<Made> {
-        let names = ["boot-a", "root-a", "boot-b", "root-b", "data"];
-        let ends = [8, 16, 24, 32, end];
-        let starts = [1, 8, 16, 24, 32];
-        (0..5).map(|i| Made::new(kinds[i], names[i], starts[i] * MIB, ends[i] * MIB)).collect()
+    fn grown(fake: &Fake) -> Report {
+        grown_with(fake, fake.card().programs.as_ref())
     }
 
-    fn grown(fake: &Fake) -> Report {
-        let card = fake.card();
+    fn grown_with(fake: &Fake, programs: &dyn Programs) -> Report {
         let mut report = Report::default();
-        report.try_to(|report| grow(&card.tree, card.programs.as_ref(), report));
+        report.try_to(|report| grow(&fake.card().tree, programs, report));
         report
     }
 
-    const LINUX: &str = "0fc63daf-8483-4772-8e79-3d69d8477de4";
+    /// The programs, and a kernel that hears of partx what the partition has.
+    struct Kernel<'a>(&'a Fake);
 
-    #[test]
-    fn partitions_of_the_same_type_are_held_where_they_are() {
-        let fake = card([LINUX, DATA, LINUX, DATA, DATA], 256 * MIB);
-        grown(&fake);
-        let tree = fake.card().tree;
-        assert_eq!(tree.names(DEFINITIONS).unwrap(), ["002.conf", "004.conf", "005.conf"]);
-        let size = 8 * MIB;
-        assert_eq!(
-            fake.read("/run/dpukit/repart.d/002.conf"),
-            format!("[Partition]\nType={DATA}\nWeight=0\nSizeMinBytes={size}\nSizeMaxBytes={size}\n")
-        );
-        assert_eq!(fake.read("/run/dpukit/repart.d/005.conf"), format!("[Partition]\nType={DATA}\n"));
-    }
-
-    #[test]
-    fn the_plan_is_looked_at_before_the_disk_is_written() {
-        let fake = card([LINUX; 5], 256 * MIB);
-        let report = grown(&fake);
-        let ran = fake.ran();
-        assert!(ran[0].contains("--dry-run=yes") && ran[1].contains("--dry-run=no"), "{ran:?}");
-        assert!(ran[1].ends_with("/dev/vda"), "{ran:?}");
-        // The made-up program leaves the table as it is, which is found out.
-        assert_eq!(report.wrong, ["`systemd-repart` left 191 MiB behind `/dev/vda5`"]);
-    }
-
-    #[test]
-    fn a_plan_that_touches_anything_else_is_refused() {
-        for (plan, says) in [
-            (
-                r#"[{"label":"root-a","activity":"resize"},{"label":"data","activity":"unchanged"}]"#,
-                "would resize",
-            ),
-            (r#"[{"label":"data","activity":"create"}]"#, "would create the partition `data`"),
-            (r#"[{"label":"root-a","activity":"unchanged"}]"#, "does not see one partition `data`"),
-            ("{}", "something else than a plan"),
-        ] {
-            let fake = card([LINUX; 5], 256 * MIB);
-            fake.answer("systemd-repart", plan);
-            let report = grown(&fake);
-            assert!(report.wrong[0].contains(says), "{report:?}");
-            assert!(!fake.ran().iter().any(|line| line.contains("--dry-run=no")));
+    impl Programs for Kernel<'_> {
+        fn read(&self, program: &str, arguments: &[&str]) -> Result<String> {
+            if program == "partx" {
+                self.0.file("/sys/class/block/vda5/size", &((256 - 32) * MIB / 512 - 40).to_string());
+            }
+            self.0.card().programs.read(program, arguments)
         }
     }
 
     #[test]
+    fn a_larger_disk_is_taken_whole_and_the_kernel_told() {
+        let fake = card(NAMES, 256 * MIB);
+        let report = grown_with(&fake, &Kernel(&fake));
+        assert!(report.is_good(), "{report:?}");
+        assert_eq!(report.did[1], "grew `/dev/vda5` by 191 MiB", "{report:?}");
+        let disk = fake.card().tree.at("/dev/vda");
+        assert_eq!(
+            fake.ran(),
+            [format!("partx --update --nr 5 {}", disk.display()), format!("{GROWFS} /data")]
+        );
+        fake.forget();
+        let report = grown(&fake);
+        assert_eq!(report.did, Vec::<String>::new());
+        assert_eq!(fake.ran(), [format!("{GROWFS} /data")]);
+    }
+
+    #[test]
+    fn a_kernel_that_does_not_follow_is_told_each_time() {
+        let fake = card(NAMES, 256 * MIB);
+        for _ in 0..2 {
+            assert_eq!(grown(&fake).wrong, ["the kernel sees 32 MiB of `/dev/vda5`, which has 223"]);
+        }
+        let report = grown_with(&fake, &Kernel(&fake));
+        assert!(report.is_good(), "{report:?}");
+    }
+
+    #[test]
+    fn a_copy_of_the_table_that_is_spoiled_is_made_anew() {
+        let fake = card(NAMES, 65 * MIB);
+        let disk = fake.card().tree.at("/dev/vda");
+        let good = fs::read(&disk).unwrap();
+        assert_eq!(grown(&fake).did, Vec::<String>::new());
+        let mut bad = good.clone();
+        bad[1024 + 40] ^= 1;
+        fs::write(&disk, bad).unwrap();
+        let report = grown(&fake);
+        assert!(report.is_good() && report.did[0].starts_with("wrote the partition table"), "{report:?}");
+        assert!(fs::read(&disk).unwrap() == good);
+    }
+
+    #[test]
     fn a_partition_that_fills_the_disk_is_left_and_its_file_system_grown() {
-        let fake = card([LINUX; 5], 65 * MIB);
+        let fake = card(NAMES, 65 * MIB);
         let report = grown(&fake);
         assert!(report.is_good(), "{report:?}");
         assert_eq!(fake.ran(), [format!("{GROWFS} /data")]);
@@ -247,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_data_folder_in_memory_is_not_grown() {
-        let fake = card([LINUX; 5], 65 * MIB);
+        let fake = card(NAMES, 65 * MIB);
         fake.unmounted("/data");
         fake.mounted("30 22 0:60 / /data rw - tmpfs tmpfs rw");
         assert!(grown(&fake).wrong[0].contains("is not mounted at `/data`"));
@@ -255,20 +209,17 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_not_what_the_kernel_sees_is_refused() {
-        let fake = card([LINUX; 5], 256 * MIB);
-        let mut other = made([LINUX; 5], 64);
-        other[4].name = "date".into();
-        write(&fake.card().tree.at("/dev/vda"), &other, 256 * MIB);
-        assert_eq!(grown(&fake).wrong, ["partition 5 is called `date` in the partition table, not `data`"]);
-    }
-
-    #[test]
-    fn a_partition_behind_the_data_is_in_the_way() {
-        let fake = card([LINUX; 5], 256 * MIB);
-        let mut other = made([LINUX; 5], 64);
-        other.push(Made::new(LINUX, "more", 64 * MIB, 80 * MIB));
-        write(&fake.card().tree.at("/dev/vda"), &other, 256 * MIB);
-        assert_eq!(grown(&fake).wrong, ["partition 6 (`more`) lies behind `data`, which so cannot grow"]);
+    fn a_table_that_is_not_what_the_kernel_sees_is_refused_and_only_mended() {
+        let fake = card(["boot-a", "root-a", "boot-b", "root-b", "date"], 65 * MIB);
+        let disk = fake.card().tree.at("/dev/vda");
+        let good = fs::read(&disk).unwrap();
+        let wrong = ["partition 5 is called `date` in the partition table, not `data`"];
+        assert_eq!(grown(&fake).wrong, wrong);
+        assert!(fs::read(&disk).unwrap() == good);
+        let mut bad = good.clone();
+        bad[512] ^= 1;
+        fs::write(&disk, bad).unwrap();
+        assert_eq!(grown(&fake).wrong, wrong);
+        assert!(fs::read(&disk).unwrap() == good);
     }
 }

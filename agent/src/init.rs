@@ -53,6 +53,18 @@ pub struct Mount {
     pub options: String,
 }
 
+/// How a file system was left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Left {
+    /// As it should be, or there is none.
+    #[default]
+    Clean,
+    /// In use: its journal is still to be written to its place.
+    InUse,
+    /// The kernel met errors in it.
+    Damaged,
+}
+
 /// All that the first process does to the system.
 pub trait System {
     /// Whether something is mounted at a path of its own.
@@ -63,8 +75,12 @@ pub trait System {
     fn make_folder(&self, path: &str, mode: u32) -> Result<()>;
     /// Finds the data partition; waits for a disk that the kernel is still reading.
     fn data_partition(&self) -> Result<Partition>;
-    /// Repairs an ext4 file system as far as it can be done without asking.
-    fn repair(&self, node: &str) -> Result<()>;
+    /// Begins with an empty data partition, mounted at its place, where it has to be; whether something was removed.
+    fn begin(&self) -> Result<bool>;
+    /// How an ext4 file system was left.
+    fn left(&self, node: &str) -> Left;
+    /// Repairs an ext4 file system as far as it can be done without asking; what that says is as loud as `level`.
+    fn repair(&self, node: &str, level: Level) -> Result<()>;
     /// Writes to the kernel's log.
     fn say(&self, level: Level, text: &str);
     /// Leaves the reason of a fall-back for `dpu-agent doctor`.
@@ -78,8 +94,9 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 pub fn prepare(system: &dyn System) {
     mount_kernel_file_systems(system);
     let mut lost = Vec::new();
-    if let Err(error) = mount_data(system) {
-        fall_back(system, &mut lost, &error);
+    match mount_data(system) {
+        Ok(()) => begin(system),
+        Err(error) => fall_back(system, &mut lost, &error),
     }
     if let Err(error) = lay_out(system) {
         fall_back(system, &mut lost, &error);
@@ -127,12 +144,32 @@ fn mount_data(system: &dyn System) -> Result<()> {
         // What is written after an error may make it worse; the doctor reports a read-only `/data`.
         options: "errors=remount-ro".into(),
     };
-    let Err(error) = system.mount(&mount) else { return Ok(()) };
-    system.say(Level::Warning, &format!("{error:#}; repairing `{node}`"));
-    attempt(system, "", system.repair(&node));
+    let (level, found) = match system.left(&node) {
+        Left::Clean => {
+            let Err(error) = system.mount(&mount) else { return Ok(()) };
+            (Level::Warning, format!("{error:#}"))
+        }
+        // The kernel could write the journal to its place, too. But it counts the groups of blocks before that, and one
+        // that was cut short while the file system grew would then have new blocks in no group: no file can be written
+        // until the next start (`ext4_fill_super` of 6.1's fs/ext4/super.c).
+        Left::InUse => (Level::Info, "its file system was in use at the end".to_owned()),
+        // It would mount, and be read-only at the first error again.
+        Left::Damaged => (Level::Warning, "the kernel met errors in its file system".to_owned()),
+    };
+    system.say(level, &format!("{found}; repairing `{node}`"));
+    attempt(system, "", system.repair(&node, level));
     system.mount(&mount)?;
-    system.say(Level::Warning, &format!("`{node}` is mounted after a repair"));
+    system.say(level, &format!("`{node}` is mounted after a repair"));
     Ok(())
+}
+
+/// What could not be removed is tried at the next start again.
+fn begin(system: &dyn System) {
+    match system.begin() {
+        Ok(false) => {}
+        Ok(true) => system.say(Level::Warning, "a fresh start: what the card kept was removed"),
+        Err(error) => system.say(Level::Critical, &format!("the fresh start is not whole: {error:#}")),
+    }
 }
 
 /// Puts memory in place of the data partition.
@@ -227,6 +264,8 @@ mod tests {
     struct Made {
         failing: Vec<usize>,
         mounted: Vec<&'static str>,
+        asked_to_forget: bool,
+        left: Left,
         done: RefCell<Vec<String>>,
         said: RefCell<Vec<(Level, String)>>,
         count: RefCell<usize>,
@@ -274,7 +313,18 @@ mod tests {
             Ok(Partition { disk: "vda".into(), name: "vda5".into(), number: 5 })
         }
 
-        fn repair(&self, node: &str) -> Result<()> {
+        fn begin(&self) -> Result<bool> {
+            if self.asked_to_forget {
+                self.act("begin".into())?;
+            }
+            Ok(self.asked_to_forget)
+        }
+
+        fn left(&self, _: &str) -> Left {
+            self.left
+        }
+
+        fn repair(&self, node: &str, _: Level) -> Result<()> {
             self.act(format!("repair {node}"))
         }
 
@@ -313,6 +363,16 @@ mod tests {
         let done = Made::run(&[4]);
         assert_eq!(done[4..7], ["(ext4 /dev/vda5 /data)", "repair /dev/vda5", "ext4 /dev/vda5 /data"]);
         assert!(!done.iter().any(|line| line.starts_with("tmpfs tmpfs /data") || line.starts_with("leave")));
+    }
+
+    #[test]
+    fn a_file_system_that_was_not_left_clean_is_repaired_before_it_is_mounted() {
+        for (left, level) in [(Left::InUse, Level::Info), (Left::Damaged, Level::Warning)] {
+            let made = Made { left, ..Made::failing(&[]) };
+            prepare(&made);
+            assert_eq!(made.done.into_inner()[3..6], ["find", "repair /dev/vda5", "ext4 /dev/vda5 /data"]);
+            assert!(made.said.into_inner().iter().all(|(said, _)| *said == level));
+        }
     }
 
     #[test]
@@ -355,6 +415,24 @@ mod tests {
         assert_eq!(
             done[11..15],
             ["(bind /data/var /var)", "tmpfs tmpfs /var", "(bind /data/root /root)", "tmpfs tmpfs /root"]
+        );
+    }
+
+    #[test]
+    fn a_card_that_is_to_forget_does_so_before_anything_is_used() {
+        let made = Made { asked_to_forget: true, ..Made::failing(&[]) };
+        prepare(&made);
+        assert_eq!(made.done.into_inner()[4..7], ["ext4 /dev/vda5 /data", "begin", "mkdir /data/var 755"]);
+    }
+
+    #[test]
+    fn a_reset_that_fails_is_told_and_the_card_starts() {
+        let made = Made { asked_to_forget: true, ..Made::failing(&[5]) };
+        prepare(&made);
+        assert!(made.done.into_inner().contains(&"bind /data/var /var".into()));
+        assert_eq!(
+            made.said.into_inner(),
+            [(Level::Critical, "the fresh start is not whole: begin fails".into())]
         );
     }
 

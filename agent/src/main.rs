@@ -2,13 +2,17 @@
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::builder::PossibleValuesParser;
 use clap::{Parser, Subcommand};
+use dpu_agent::doctor::Ask;
+use dpu_agent::report::Report;
 use dpu_agent::setup::{PHASES, phase};
+use dpu_agent::slots::Verdict;
 use dpu_agent::trusted::{Way, command};
-use dpu_agent::{Card, doctor, grow, octep, pods, serve, setup};
+use dpu_agent::{Card, doctor, fresh, grow, images, octep, pods, seed, serve, setup, slots};
 use tracing_subscriber::EnvFilter;
 
 /// Sets the card up at boot, checks it, and answers for it
@@ -52,6 +56,45 @@ enum Command {
     },
     /// Run `octep_cp_agent` with the devices that the plan gives it, and tell systemd when it is ready
     Octep,
+    /// Wait until the card is healthy, and tell U-Boot that the slot that runs is good
+    ///
+    /// A system that does not get healthy and never was gives its slot up: the card starts from the other.
+    Confirm {
+        /// How long it has to get healthy, in seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = slots::WITHIN.as_secs())]
+        within: u64,
+    },
+    /// Answer RAUC about the slots, on boards whose start script keeps their state on the disk
+    #[command(hide = true)]
+    SlotState {
+        #[command(subcommand)]
+        ask: slots::script::Ask,
+    },
+    /// Give containerd the images that the card came with
+    Images {
+        /// Only let those go that the system in the other slot came with, before an update takes its place
+        #[arg(long)]
+        forget: bool,
+    },
+    /// Take the seed `dpukit-seed.toml`, where one is given that was not taken
+    Seed {
+        /// Take it though the card has taken one before
+        #[arg(long)]
+        again: bool,
+    },
+    /// Join the Kubernetes that the seed names
+    Join,
+    /// Let the card forget all that it keeps, at its next start
+    ///
+    /// Pairings, keys, logs, pods, containers and every change of `/etc` go; the systems in the slots stay, and the
+    /// container images that the card came with. Restart the card to have it done.
+    FactoryReset {
+        /// Take it back
+        #[arg(long)]
+        cancel: bool,
+    },
+    /// Keep what the first start made: one that is cut short before begins anew
+    Settle,
     /// Let the data partition and its file system take the whole disk
     GrowData,
 }
@@ -86,12 +129,51 @@ fn run(command: &Command) -> Result<ExitCode> {
             octep::run(&Card::system()?, &mut std::io::stdout(), serve::tell_ready)?;
             Ok(ExitCode::SUCCESS)
         }
-        Command::GrowData => {
-            let report = grow::run();
-            print!("{}", report.lines());
-            Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Command::Confirm { within } => confirm(&Card::system()?, Duration::from_secs(*within)),
+        Command::SlotState { ask } => {
+            if let Some(answer) = slots::script::answer(&Card::system()?, ask)? {
+                println!("{answer}");
+            }
+            Ok(ExitCode::SUCCESS)
         }
+        Command::Images { forget } => {
+            let work = if *forget { images::forget } else { images::bring };
+            let mut report = Report::default();
+            report.try_to(|report| work(&Card::system()?, report));
+            Ok(told(&report))
+        }
+        Command::Seed { again } => Ok(told(&seed::take(&Card::system()?, *again))),
+        Command::Join => {
+            let mut report = Report::default();
+            report.try_to(|report| seed::join(&Card::system()?, report));
+            Ok(told(&report))
+        }
+        Command::FactoryReset { cancel } => factory_reset(&Card::system()?, *cancel),
+        Command::Settle => {
+            fresh::settle(&Card::system()?.tree)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::GrowData => Ok(told(&grow::run())),
     }
+}
+
+/// Prints what was found and done; whether it is good.
+fn told(report: &Report) -> ExitCode {
+    print!("{}", report.lines());
+    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn factory_reset(card: &Card, cancel: bool) -> Result<ExitCode> {
+    if !cancel {
+        fresh::ask(&card.tree)?;
+        println!("the card forgets all that it keeps at its next start: `systemctl reboot`");
+        println!("`dpu-agent factory-reset --cancel` takes it back");
+    } else if fresh::take_back(&card.tree)? {
+        println!("the card keeps what it has");
+    } else {
+        println!("no factory reset was asked for");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn set_up(card: &Card, names: &[String]) -> ExitCode {
@@ -113,13 +195,43 @@ fn set_up(card: &Card, names: &[String]) -> ExitCode {
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn examine(card: &Card, json: bool) -> Result<ExitCode> {
+/// How the agent that runs is asked for its health.
+fn ask(card: &Card) -> Box<Ask> {
     let way = Way::of(card).map_err(|error| format!("{error:#}"));
-    let ask = move |address, service: &str| match &way {
+    Box::new(move |address, service: &str| match &way {
         Ok(way) => serve::ask(way, address, service),
         Err(error) => bail!("{error}"),
+    })
+}
+
+fn confirm(card: &Card, within: Duration) -> Result<ExitCode> {
+    // The keys that the agent is asked with are made at its first start.
+    let examine = || doctor::examine(card, &ask(card));
+    let (text, code) = match slots::confirm(card, examine, within)? {
+        Verdict::Good(slot) => (format!("slot {slot} is good"), ExitCode::SUCCESS),
+        Verdict::Unwell(reasons) => {
+            (format!("not healthy, as it was before in this slot: {}", reasons.join("; ")), ExitCode::FAILURE)
+        }
+        Verdict::NoOther(refused) => (
+            format!("never healthy, and no other slot to go to: {}", refused.reasons.join("; ")),
+            ExitCode::FAILURE,
+        ),
+        Verdict::GivenUp(refused) => (
+            format!(
+                "slot {} with version {} is given up, the card starts from the other: {}",
+                refused.slot,
+                refused.version,
+                refused.reasons.join("; ")
+            ),
+            ExitCode::FAILURE,
+        ),
     };
-    let diagnosis = doctor::examine(card, &ask);
+    println!("{text}");
+    Ok(code)
+}
+
+fn examine(card: &Card, json: bool) -> Result<ExitCode> {
+    let diagnosis = doctor::examine(card, &ask(card));
     if json {
         println!("{}", serde_json::to_string_pretty(&diagnosis)?);
     } else {
@@ -180,15 +292,21 @@ mod tests {
         Usage: dpu-agent <COMMAND>
 
         Commands:
-          setup      Do what the board's plan asks for, phase by phase
-          doctor     Check the running card, and name the mend for what is wrong
-          serve      Answer the host on the link: health, and the calls of its CNI plugin
-          pods       List the pods' attachments
-          pairing    Say which hosts may ask for pods' networks
-          octep      Run `octep_cp_agent` with the devices that the plan gives it, and tell systemd when it
-                     is ready
-          grow-data  Let the data partition and its file system take the whole disk
-          help       Print this message or the help of the given subcommand(s)
+          setup          Do what the board's plan asks for, phase by phase
+          doctor         Check the running card, and name the mend for what is wrong
+          serve          Answer the host on the link: health, and the calls of its CNI plugin
+          pods           List the pods' attachments
+          pairing        Say which hosts may ask for pods' networks
+          octep          Run `octep_cp_agent` with the devices that the plan gives it, and tell systemd when
+                         it is ready
+          confirm        Wait until the card is healthy, and tell U-Boot that the slot that runs is good
+          images         Give containerd the images that the card came with
+          seed           Take the seed `dpukit-seed.toml`, where one is given that was not taken
+          join           Join the Kubernetes that the seed names
+          factory-reset  Let the card forget all that it keeps, at its next start
+          settle         Keep what the first start made: one that is cut short before begins anew
+          grow-data      Let the data partition and its file system take the whole disk
+          help           Print this message or the help of the given subcommand(s)
 
         Options:
           -h, --help

@@ -1,16 +1,17 @@
 //! Runs `octep_cp_agent`, which answers the firmware for the card's end of SDP, as systemd wants a service run.
 //!
-//! Its devices are found by their ids at each start. It is ready when it says so: the plan's `ready` in a line of
+//! Its devices are found by their ids at each start; which of them it is given, and how, the image says for the
+//! firmware that it was built for. On a card that is known to run other firmware it is not started. It is ready when it says so: the plan's `ready` in a line of
 //! its output, all of which goes on to the journal.
 
 use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
-use dpu_plan::{Octep, OctepDevice};
+use dpu_plan::{Octep, Start, Word};
 
-use crate::Card;
 use crate::setup::{VFIO_DRIVER, vfio_devices};
+use crate::{Card, firmware};
 
 /// The longest piece of output that is looked at as one line.
 const LONGEST: u64 = 8192;
@@ -18,15 +19,24 @@ const LONGEST: u64 = 8192;
 /// Runs it to its end; `ready` is called once, when it says that it is ready.
 ///
 /// # Errors
-/// A device is missing or not on `vfio-pci`, it can't be started, or it ends other than well.
+/// The card runs other firmware, a device is missing or not on `vfio-pci`, it can't be started, or it ends other
+/// than well.
 pub fn run(card: &Card, out: &mut impl Write, ready: impl FnOnce()) -> Result<()> {
     let octep = card.plan.octep.as_ref().context("the board's plan has no `octep`: its card needs none")?;
     let name = octep.program.display();
+    firmware::refuse_other(card)?;
+    let start = octep
+        .start
+        .as_ref()
+        .context("the image was built for no firmware: how it is started is not known")?;
+    if let Start::Module(module) = start {
+        card.programs.run("modprobe", &[module])?;
+    }
     let (output, mut child) = {
         let (reader, writer) = io::pipe().context("making a pipe")?;
         // Into a pipe the C library prints only what fills a buffer: stdbuf(1) has it print each line.
         let mut command = Command::new("stdbuf");
-        command.args(["--output=L", "--error=L"]).arg(&octep.program).args(arguments(card, octep)?);
+        command.args(["--output=L", "--error=L"]).arg(&octep.program).args(arguments(card, octep, start)?);
         let started = command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer).spawn();
         (reader, started.with_context(|| format!("starting `{name}`"))?)
         // Here the pipe's other end is closed in this process, so that it ends with the program.
@@ -39,19 +49,26 @@ pub fn run(card: &Card, out: &mut impl Write, ready: impl FnOnce()) -> Result<()
     Ok(())
 }
 
-/// `CONFIG -- --dpi_dev 0000:06:00.0 --pem_dev 0001:00:10.0`: the configuration, and for each option its devices.
-fn arguments(card: &Card, octep: &Octep) -> Result<Vec<String>> {
-    let mut arguments = vec![octep.config.display().to_string(), "--".to_owned()];
-    for OctepDevice { option, vfio } in &octep.devices {
-        arguments.extend([option.clone(), addresses(card, vfio)?.join(",")]);
+/// `CONFIG -- --dpi_dev 0000:06:00.0 --pem_dev 0001:00:10.0`: the configuration, and what it is given.
+fn arguments(card: &Card, octep: &Octep, start: &Start) -> Result<Vec<String>> {
+    let mut given = start
+        .words()
+        .map(|word| match word {
+            Word::Plain(word) => Ok(word.to_owned()),
+            Word::Devices(name) => Ok(addresses(card, octep, name)?.join(",")),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if !given.is_empty() {
+        given.insert(0, "--".to_owned());
     }
-    Ok(arguments)
+    given.insert(0, octep.config.display().to_string());
+    Ok(given)
 }
 
-/// The addresses of an entry's devices, all of them on `vfio-pci`.
-fn addresses(card: &Card, name: &str) -> Result<Vec<String>> {
-    let plan = card.plan.vfio.iter().find(|plan| plan.name == name);
-    let plan = plan.with_context(|| format!("the plan's `vfio` has no `{name}`"))?;
+/// The addresses of the devices of a name, all of them on `vfio-pci`.
+fn addresses(card: &Card, octep: &Octep, name: &str) -> Result<Vec<String>> {
+    let plan = octep.devices.iter().find(|device| device.name == name);
+    let plan = plan.with_context(|| format!("the plan's `octep.devices` has no `{name}`"))?;
     let devices = vfio_devices(card, plan)?;
     if devices.is_empty() {
         bail!(
@@ -136,6 +153,45 @@ mod tests {
     }
 
     #[test]
+    fn newer_firmware_has_it_given_other_devices() {
+        let (_folder, mut fake) = card("echo $*");
+        for (address, id) in [("0002:01:00.4", "177d:a0ef"), ("0002:01:00.5", "177d:a0ef")] {
+            fake.device(address, id);
+        }
+        fake.plan.octep.as_mut().unwrap().start =
+            Some(Start::Arguments("--sdp_rvu_pf {sdp-rvu-pf} --pem_dev {pem}".into()));
+        setup::run(&fake.card(), setup::phase("vfio").unwrap());
+        let (said, ..) = run_once(&fake);
+        let says = "cn106xx.cfg -- --sdp_rvu_pf 0002:01:00.4,0002:01:00.5 --pem_dev 0001:00:10.0\n";
+        assert!(said.ends_with(says), "{said}");
+    }
+
+    #[test]
+    fn for_older_firmware_a_module_of_the_kernel_has_the_devices() {
+        let (_folder, mut fake) = card("echo $*");
+        fake.plan.octep.as_mut().unwrap().start = Some(Start::Module("pcie_marvell_cnxk_ep".into()));
+        fake.forget();
+        let (said, ..) = run_once(&fake);
+        assert_eq!(said, "/usr/lib/dpukit/octep/cn106xx.cfg\n");
+        assert_eq!(fake.ran(), ["modprobe pcie_marvell_cnxk_ep"]);
+    }
+
+    #[test]
+    fn it_is_not_started_on_other_firmware_or_for_none() {
+        let (_folder, mut fake) = card("echo started");
+        fake.file(dpu_plan::VERSIONS, "[versions]\nfirmware = \"12.25.01\"\n");
+        fake.file("/sys/class/dmi/id/bios_version", "SDK12.25.06\n");
+        let (said, ready, end) = run_once(&fake);
+        let error = end.unwrap_err().to_string();
+        assert!(error.starts_with("the card runs SDK 12.25.06 (`/sys/class/dmi"), "{error}");
+        assert_eq!((said.as_str(), ready), ("", 0));
+        fake.remove(dpu_plan::VERSIONS);
+        fake.plan.octep.as_mut().unwrap().start = None;
+        let (said, _, end) = run_once(&fake);
+        assert!(end.unwrap_err().to_string().contains("built for no firmware"), "{said}");
+    }
+
+    #[test]
     fn an_end_that_is_none_is_told() {
         let (_folder, fake) = card("echo cannot map BAR; exit 3");
         let (said, ready, end) = run_once(&fake);
@@ -148,7 +204,7 @@ mod tests {
     fn several_devices_of_an_option_are_parted_by_commas() {
         let (_folder, mut fake) = card("echo $*");
         fake.device("0000:06:00.1", "177d:a080");
-        fake.plan.vfio[0].count = None;
+        fake.plan.octep.as_mut().unwrap().devices[0].count = None;
         setup::run(&fake.card(), setup::phase("vfio").unwrap());
         let (said, ..) = run_once(&fake);
         assert!(said.contains("--dpi_dev 0000:06:00.0,0000:06:00.1 --pem_dev"), "{said}");
@@ -163,7 +219,7 @@ mod tests {
             end.unwrap_err().to_string(),
             "`pem` (`0001:00:10.0`) is on no driver, not on `vfio-pci`: `dpu-agent setup --phase vfio` says why"
         );
-        fake.plan.vfio[1].id = "177d:a06d".parse().unwrap();
+        fake.plan.octep.as_mut().unwrap().devices[1].id = "177d:a06d".parse().unwrap();
         let (more, _, end) = run_once(&fake);
         assert_eq!(
             end.unwrap_err().to_string(),

@@ -1,7 +1,7 @@
 //! Outside programs, all run in one place.
 
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -21,6 +21,16 @@ pub trait Programs: Send + Sync {
     /// As [`Programs::read`], for a program that is run for what it does.
     fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
         self.read(program, arguments).map(drop)
+    }
+
+    /// As [`Programs::run`], for a program that takes long: each line that it prints is told when it comes.
+    ///
+    /// # Streams
+    /// Standard input is empty, lines of standard output are told, and the end of standard error is in the error
+    /// where the program fails.
+    fn watch(&self, program: &str, arguments: &[&str], tell: &mut dyn FnMut(&str)) -> Result<()> {
+        self.read(program, arguments)?.lines().for_each(tell);
+        Ok(())
     }
 }
 
@@ -56,6 +66,35 @@ impl Programs for System {
             }
             Err(error) => Err(error).with_context(|| format!("running `{line}`")),
         }
+    }
+
+    fn watch(&self, program: &str, arguments: &[&str], tell: &mut dyn FnMut(&str)) -> Result<()> {
+        let line = line(program, arguments);
+        tracing::debug!(command = line, "running");
+        let mut command = Command::new(program);
+        command.args(arguments).env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = match child {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Missing(program.to_owned())).with_context(|| format!("running `{line}`"));
+            }
+            child => child.with_context(|| format!("running `{line}`"))?,
+        };
+        // Both pipes are read at once: a program waits where one of them is full.
+        let errors = child.stderr.take();
+        let errors = std::thread::spawn(move || {
+            let mut said = Vec::new();
+            // What was read until then counts.
+            let _ = errors.map(|mut pipe| pipe.read_to_end(&mut said));
+            said
+        });
+        if let Some(out) = child.stdout.take() {
+            let lines = BufReader::new(out).split(b'\n').map_while(Result::ok);
+            lines.for_each(|line| tell(&String::from_utf8_lossy(&line)));
+        }
+        let stderr = errors.join().unwrap_or_default();
+        let status = child.wait().with_context(|| format!("running `{line}`"))?;
+        outcome(&line, &Output { status, stdout: Vec::new(), stderr }).map(drop)
     }
 }
 
@@ -97,6 +136,17 @@ mod tests {
         let error = System.read("sh", &["-c", script]).unwrap_err().to_string();
         assert!(error.contains("failed with exit status: 3: line 3; line 4"), "{error}");
         assert!(error.ends_with("line 12"), "{error}");
+    }
+
+    #[test]
+    fn lines_are_told_and_a_failure_has_what_was_said_beside_them() {
+        let mut lines = Vec::new();
+        let script = "echo one; echo why >&2; printf 'two'; exit 4";
+        let error = System.watch("sh", &["-c", script], &mut |line| lines.push(line.to_owned())).unwrap_err();
+        assert_eq!(lines, ["one", "two"]);
+        assert!(error.to_string().ends_with("failed with exit status: 4: why"), "{error}");
+        let error = System.watch("no-such-program", &[], &mut |_| ()).unwrap_err();
+        assert!(error.chain().any(<dyn std::error::Error>::is::<Missing>), "{error:?}");
     }
 
     #[test]

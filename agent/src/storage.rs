@@ -1,4 +1,4 @@
-//! Where the data partition is: on the disk that the root is on, under the name `data`.
+//! Where the data partition is: on the disk that the root is on, under the name `data`; and its other partitions.
 //!
 //! The root is a device-mapper device (dm-verity) over a partition; sysfs shows what is below it,
 //! and which other partitions the same disk has.
@@ -42,12 +42,17 @@ impl Partition {
 
 /// The data partition of the disk that the root is on.
 pub fn data_partition(tree: &Tree) -> Result<Partition> {
+    partition(tree, LABEL)
+}
+
+/// The partition of this name of the disk that the root is on: a card may have been flashed to another disk before.
+pub fn partition(tree: &Tree, wanted: &str) -> Result<Partition> {
     let root = mounts::at(tree, "/")?.context("nothing is mounted at `/`")?;
     let disk = disk_of(tree, &root.device)?;
     let mut found = Vec::new();
     let mut names = Vec::new();
     for (partition, label) in partitions(tree, &disk)? {
-        if label == LABEL {
+        if label == wanted {
             found.push(partition);
         } else {
             names.push(format!("`{label}`"));
@@ -55,8 +60,8 @@ pub fn data_partition(tree: &Tree) -> Result<Partition> {
     }
     match found.len() {
         1 => Ok(found.swap_remove(0)),
-        0 => bail!("the disk `{}` has no partition `{LABEL}`, only {}", name_of(&disk), names.join(", ")),
-        count => bail!("the disk `{}` has {count} partitions `{LABEL}`", name_of(&disk)),
+        0 => bail!("the disk `{}` has no partition `{wanted}`, only {}", name_of(&disk), names.join(", ")),
+        count => bail!("the disk `{}` has {count} partitions `{wanted}`", name_of(&disk)),
     }
 }
 
@@ -129,7 +134,12 @@ pub mod tests {
 
     /// Gives a made-up system a disk `vda` with the image's partitions, under the root.
     pub fn with_disk(fake: &Fake) {
-        disk(fake, "vda", &["boot-a", "root-a", "boot-b", "root-b", "data"]);
+        with_partitions(fake, &["boot-a", "root-a", "boot-b", "root-b", "data"]);
+    }
+
+    /// As [`with_disk`], with partitions of these names.
+    pub fn with_partitions(fake: &Fake, labels: &[&str]) {
+        disk(fake, "vda", labels);
         fake.file("/sys/devices/virtual/block/dm-0/dm/name", "root\n");
         fake.link("/sys/dev/block/254:0", "../../devices/virtual/block/dm-0");
         below(fake, "dm-0", "pci0/block/vda/vda2");

@@ -24,6 +24,7 @@ fn delegate(folder: &Path, list: &str, namespace: &str) -> Delegate {
         plugins: vec![folder.join("bin"), PathBuf::from(PLUGINS)],
         cache: folder.join("cache"),
         namespace: namespace.into(),
+        interfaces: folder.join("net"),
     })
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use common::{inside, run};
-use dpu_agent::init::{self, Level, Mount, Real, System};
+use dpu_agent::init::{self, Left, Level, Mount, Real, System};
 use dpu_agent::storage::Partition;
 
 const OPTIONS: [&str; 2] = ["--mount", "--fork"];
@@ -38,8 +38,16 @@ impl System for Looped {
         Ok(Partition { disk: self.device.clone(), name: self.device.clone(), number: 5 })
     }
 
-    fn repair(&self, node: &str) -> Result<()> {
-        self.real.repair(node)
+    fn begin(&self) -> Result<bool> {
+        self.real.begin()
+    }
+
+    fn left(&self, node: &str) -> Left {
+        self.real.left(node)
+    }
+
+    fn repair(&self, node: &str, level: Level) -> Result<()> {
+        self.real.repair(node, level)
     }
 
     fn say(&self, _: Level, text: &str) {
@@ -82,7 +90,7 @@ fn start(folder: &Path, disk: &Path, then: &str) -> String {
         fs::create_dir_all(root.join(path)).unwrap();
     }
     fs::write(root.join("etc/hostname"), "virt\n").unwrap();
-    for program in ["/usr/sbin/e2fsck", "/bin/sh", "/bin/cat"] {
+    for program in ["/usr/sbin/e2fsck", "/bin/sh", "/bin/cat", "/bin/rm"] {
         copy_program(Path::new(program), &root);
     }
     let program = std::env::current_exe().unwrap();
@@ -142,7 +150,7 @@ fn what_is_written_is_there_at_the_next_start() {
     }
     let folder = tempfile::tempdir().unwrap();
     let disk = disk(folder.path());
-    let write = "echo node1-dpu >/etc/hostname; echo a >/etc/new; echo b >/var/new; echo c >/root/new";
+    let write = "echo node1-dpu >/etc/hostname; echo a >/etc/new; echo b >/var/new; echo c >/root/new; rm /data/fresh";
     let first = start(folder.path(), &disk, &format!("{MOUNTS}{write}"));
     assert!(first.contains(" / /data rw,noatime"), "{first}");
     assert!(first.contains(" /var /var rw,noatime"), "{first}");
@@ -160,17 +168,69 @@ fn what_is_written_is_there_at_the_next_start() {
 
 #[test]
 #[ignore = "needs root, for mounts"]
+fn a_first_start_that_does_not_settle_is_made_again() {
+    if !inside("a_first_start_that_does_not_settle_is_made_again", &OPTIONS) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk(folder.path());
+    let write = "echo a >/etc/new; echo b >/var/new; echo c >/root/new; test -e /data/fresh";
+    start(folder.path(), &disk, write);
+    let look = format!("{MOUNTS} for new in /etc /var /root; do echo $new/*; done; rm /data/fresh");
+    let again = start(folder.path(), &disk, &look);
+    assert!(again.contains("said: a fresh start"), "{again}");
+    assert!(again.contains(" /var /var rw,noatime"), "{again}");
+    assert!(!again.contains("/new"), "{again}");
+    let settled = start(folder.path(), &disk, "test ! -e /data/fresh");
+    assert!(!settled.contains("said:"), "{settled}");
+}
+
+#[test]
+#[ignore = "needs root, for mounts"]
 fn a_damaged_file_system_is_repaired() {
     if !inside("a_damaged_file_system_is_repaired", &OPTIONS) {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let disk = disk(folder.path());
-    start(folder.path(), &disk, "echo kept >/var/kept");
+    start(folder.path(), &disk, "echo kept >/var/kept; rm /data/fresh");
     // A wrong check sum of the first group's descriptor: the kernel does not mount it, e2fsck -p mends it.
     run("debugfs", &["-w", "-R", "set_bg 0 checksum 1", disk.to_str().unwrap()]);
     let output = start(folder.path(), &disk, "cat /var/kept; test ! -e /run/dpukit");
     assert!(output.contains("repairing `/dev/loop"), "{output}");
+    assert!(output.contains("is mounted after a repair"), "{output}");
+    assert!(output.contains("kept\n"), "{output}");
+}
+
+#[test]
+#[ignore = "needs root, for mounts"]
+fn a_file_system_that_the_kernel_met_errors_in_is_repaired() {
+    if !inside("a_file_system_that_the_kernel_met_errors_in_is_repaired", &OPTIONS) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk(folder.path());
+    start(folder.path(), &disk, "echo kept >/var/kept; rm /data/fresh");
+    run("debugfs", &["-w", "-R", "set_super_value state 2", disk.to_str().unwrap()]);
+    let output = start(folder.path(), &disk, "cat /var/kept; test ! -e /run/dpukit");
+    assert!(output.contains("the kernel met errors in its file system; repairing"), "{output}");
+    assert!(output.contains("kept\n"), "{output}");
+    let output = start(folder.path(), &disk, "cat /var/kept");
+    assert!(!output.contains("said:"), "{output}");
+}
+
+#[test]
+#[ignore = "needs root, for mounts"]
+fn a_file_system_whose_power_went_is_repaired_before_the_kernel_sees_it() {
+    if !inside("a_file_system_whose_power_went_is_repaired_before_the_kernel_sees_it", &OPTIONS) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let disk = disk(folder.path());
+    start(folder.path(), &disk, "echo kept >/var/kept; rm /data/fresh");
+    run("debugfs", &["-w", "-R", "feature needs_recovery", disk.to_str().unwrap()]);
+    let output = start(folder.path(), &disk, "cat /var/kept; test ! -e /run/dpukit");
+    assert!(output.contains("its file system was in use at the end; repairing"), "{output}");
     assert!(output.contains("is mounted after a repair"), "{output}");
     assert!(output.contains("kept\n"), "{output}");
 }

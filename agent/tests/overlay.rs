@@ -51,12 +51,16 @@ fn units_of_our_own_are_enabled_and_run_what_there_is() {
         let command = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
         match command.strip_prefix("/usr/bin/dpu-agent ").and_then(|words| words.split(' ').next()) {
             Some(sub) => {
-                assert!(["setup", "serve", "grow-data", "octep"].contains(&sub), "{name} runs {sub}");
+                assert!(
+                    ["confirm", "setup", "serve", "grow-data", "images", "join", "octep", "seed", "settle"]
+                        .contains(&sub),
+                    "{name} runs {sub}"
+                );
             }
             None => assert!(overlay().join(&command[1..]).is_file(), "{name} runs {command}"),
         }
     }
-    assert_eq!(seen, 7);
+    assert_eq!(seen, 12);
 }
 
 #[test]

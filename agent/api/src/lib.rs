@@ -1,13 +1,14 @@
-//! The messages between the host's CNI plugin and the agent on the card.
+//! The messages between the host and the agent on the card.
 //!
-//! They are made of `proto/cni_action.proto` and `proto/pairing.proto`, which say what each field means.
+//! They are made of `proto/cni_action.proto`, `proto/pairing.proto` and `proto/updates.proto`, which say what each
+//! field means.
 
 #[allow(clippy::pedantic, clippy::all, missing_docs)]
 mod generated {
     tonic::include_proto!("_");
 }
 
-/// How a host and a card come to know each other.
+/// How a host and a card come to know each other, and how the card is updated.
 #[allow(clippy::pedantic, clippy::all, missing_docs)]
 pub mod v1 {
     tonic::include_proto!("dpukit.v1");
@@ -65,5 +66,6 @@ mod tests {
     fn the_service_has_the_name_that_go_peers_call() {
         assert_eq!(cni_action_server::SERVICE_NAME, "CNIAction");
         assert_eq!(v1::pairing_server::SERVICE_NAME, "dpukit.v1.Pairing");
+        assert_eq!(v1::updates_server::SERVICE_NAME, "dpukit.v1.Updates");
     }
 }

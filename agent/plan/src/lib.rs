@@ -24,21 +24,47 @@
 //! No address of a device is ever written down: devices are found by their PCI id, since addresses
 //! move with the firmware.
 
+mod images;
 mod pods;
+mod start;
 mod values;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::{NonZeroU16, NonZeroU32};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use images::{CardImage, IMAGES, Images};
 pub use pods::{Cilium, Delegate, Network, OVERRIDE, Override, Pods, Routed};
+pub use start::{Start, Word};
 pub use values::{HostSuffix, InterfaceAddress, PciId, Size, Subnet};
 
 /// Where the plan is in the image.
 pub const PATH: &str = "/usr/lib/dpukit/plan.toml";
+
+/// Where the image says which versions it was built of: [`Versions`].
+pub const VERSIONS: &str = "/usr/lib/dpukit/versions.toml";
+
+/// What the image was built of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Versions {
+    /// Part (`firmware`, `octep-agent`, `kernel`, …) to version.
+    pub versions: BTreeMap<String, String>,
+}
+
+/// How often a slot is tried, on boards whose start script counts that on the disk: [`Slots`].
+pub const SLOTS: &str = "/usr/lib/dpukit/slots.toml";
+
+/// What the card has to know of its slots, where U-Boot does not count for itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Slots {
+    /// How often a slot is tried that nobody has called good; one digit.
+    pub attempts: u8,
+}
 
 /// The whole plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -167,8 +193,7 @@ pub struct Link {
     pub group: NonZeroU32,
 }
 
-/// `[octep]`: how `octep_cp_agent` is run, which answers the firmware for the card's end of SDP. Which devices it
-/// wants depends on the firmware's version.
+/// `[octep]`: how `octep_cp_agent` is run, which answers the firmware for the card's end of SDP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Octep {
@@ -176,23 +201,17 @@ pub struct Octep {
     pub program: PathBuf,
     /// Its configuration: an absolute path.
     pub config: PathBuf,
-    /// The options by which it is given devices, in order.
+    /// Devices that it can be given, by the names that [`Start`] uses. Only those that it names are bound to
+    /// `vfio-pci`.
     #[serde(default)]
-    pub devices: Vec<OctepDevice>,
+    pub devices: Vec<Vfio>,
+    /// How it is given its devices, which depends on the firmware's version. A board's file leaves it out: the
+    /// builder writes what `image/rules.toml` says of the board's firmware.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Start>,
     /// What a line of its output holds when it is ready.
     #[serde(default = "octep_ready")]
     pub ready: String,
-}
-
-/// `{ option = "--dpi_dev", vfio = "dpi" }`: an option, and the entry of `vfio` whose devices it is given, with
-/// commas between them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub struct OctepDevice {
-    /// The option.
-    pub option: String,
-    /// The name of the entry.
-    pub vfio: String,
 }
 
 /// `agent = { port = 8000, insecure = false, metrics = "127.0.0.1:8001" }`.
@@ -259,16 +278,27 @@ impl TryFrom<RawPlan> for Plan {
     fn try_from(raw: RawPlan) -> Result<Self, String> {
         let RawPlan { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent, octep, pods } =
             raw;
-        let plan =
-            Self { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent, octep, pods };
-        match plan.contradictions() {
-            problems if problems.is_empty() => Ok(plan),
-            problems => Err(problems.join("; ")),
-        }
+        Self { swap, hostname, huge_pages, sriov, interfaces, vfio, cpt, link, agent, octep, pods }.checked()
     }
 }
 
 impl Plan {
+    /// The plan, if its parts go together.
+    ///
+    /// # Errors
+    /// What they get wrong together.
+    pub fn checked(self) -> Result<Self, String> {
+        match self.contradictions() {
+            problems if problems.is_empty() => Ok(self),
+            problems => Err(problems.join("; ")),
+        }
+    }
+
+    /// All devices that are bound to `vfio-pci`: those of `vfio`, and those that `octep_cp_agent` is given.
+    pub fn bound(&self) -> impl Iterator<Item = &Vfio> {
+        self.vfio.iter().chain(self.octep.iter().flat_map(Octep::given))
+    }
+
     /// What the parts, each right by itself, get wrong together.
     fn contradictions(&self) -> Vec<String> {
         let mut problems = self.huge_pages.problems();
@@ -276,10 +306,10 @@ impl Plan {
         problems.extend(repeated(&pfs).map(|id| format!("`sriov` and `cpt` name the PF `{id}` twice")));
         let ids: Vec<_> = self.interfaces.iter().map(|interface| interface.id).collect();
         problems.extend(repeated(&ids).map(|id| format!("`interfaces` names `{id}` twice")));
-        let ids: Vec<_> = self.vfio.iter().map(|vfio| vfio.id).collect();
-        problems.extend(repeated(&ids).map(|id| format!("`vfio` names `{id}` twice")));
-        problems.extend(self.vfio.iter().filter_map(|vfio| self.taken(vfio)));
-        problems.extend(self.octep.iter().flat_map(|octep| octep.problems(&self.vfio)));
+        let ids: Vec<_> = self.bound().map(|vfio| vfio.id).collect();
+        problems.extend(repeated(&ids).map(|id| format!("`{id}` is to be on `vfio-pci` twice")));
+        problems.extend(self.bound().filter_map(|vfio| self.taken(vfio)));
+        problems.extend(self.octep.iter().flat_map(Octep::problems));
         problems
     }
 
@@ -320,21 +350,22 @@ impl HugePages {
 }
 
 impl Octep {
-    fn problems(&self, vfio: &[Vfio]) -> Vec<String> {
+    /// The devices that it is given.
+    fn given(&self) -> impl Iterator<Item = &Vfio> {
+        let names: Vec<_> = self.start.iter().flat_map(Start::devices).collect();
+        self.devices.iter().filter(move |device| names.contains(&device.name.as_str()))
+    }
+
+    fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for (key, path) in [("program", &self.program), ("config", &self.config)] {
             if !path.is_absolute() {
                 problems.push(format!("`octep.{key}` is `{}`, not an absolute path", path.display()));
             }
         }
-        let is_named = |device: &&OctepDevice| vfio.iter().any(|vfio| vfio.name == device.vfio);
-        let nameless = self.devices.iter().filter(|device| !is_named(device));
-        problems.extend(nameless.map(|device| {
-            format!(
-                "`octep` gives `{}` the device `{}`, which `vfio` does not name",
-                device.option, device.vfio
-            )
-        }));
+        let names: Vec<_> = self.devices.iter().map(|device| device.name.as_str()).collect();
+        problems.extend(repeated(&names).map(|name| format!("`octep.devices` names `{name}` twice")));
+        problems.extend(self.start.iter().flat_map(|start| start.problems(&names)));
         if self.ready.is_empty() {
             problems.push("`octep.ready` is empty: every line would hold it".to_owned());
         }
@@ -467,16 +498,33 @@ mod tests {
     #[test]
     fn what_octep_is_given_has_to_be_there() {
         let text = CN106
-            .replace("vfio = \"pem\"", "vfio = \"pen\"")
+            .replace("--pem_dev {pem}", "--pem_dev {pen} --more={dpi}")
+            .replace("name = \"sdp-rvu-pf\"", "name = \"dpi\"")
             .replace("\"/usr/bin/octep_cp_agent\"", "\"octep_cp_agent\"\nready = \"\"");
         let error = error_of(&text);
         for says in [
-            "`octep` gives `--pem_dev` the device `pen`, which `vfio` does not name",
+            "`octep_cp_agent` is to be given the device `pen`, which `octep.devices` does not name",
+            "`--more={dpi}` of `octep.start` is no word of its own: write `{NAME}` by itself",
+            "`octep.devices` names `dpi` twice",
             "`octep.program` is `octep_cp_agent`, not an absolute path",
             "`octep.ready` is empty",
         ] {
             assert!(error.contains(says), "{says}: {error}");
         }
+    }
+
+    #[test]
+    fn what_octep_is_not_given_stays_with_the_kernel() {
+        let names = |text: &str| -> Vec<_> {
+            let plan: Plan = toml::from_str(text).unwrap();
+            plan.bound().map(|device| device.name.clone()).collect()
+        };
+        assert_eq!(names(CN106), ["dpi", "pem"]);
+        let newer = CN106.replace("--dpi_dev {dpi}", "--sdp_rvu_pf {sdp-rvu-pf}");
+        assert_eq!(names(&newer), ["pem", "sdp-rvu-pf"]);
+        let older = CN106
+            .replace("arguments = \"--dpi_dev {dpi} --pem_dev {pem}\"", "module = \"pcie_marvell_cnxk_ep\"");
+        assert_eq!(names(&older), [""; 0]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 
 use super::Ask;
 use crate::report::{Report, State};
-use crate::{Card, mounts, pods, programs, serve, storage};
+use crate::{Card, fresh, mounts, pods, programs, serve, storage};
 
 /// Units that run on every card.
 pub const SERVICES: &[&str] = &[
@@ -18,6 +18,9 @@ pub const SERVICES: &[&str] = &[
     "systemd-timesyncd.service",
     "containerd.service",
 ];
+
+/// The unit of `octep_cp_agent`, on cards whose plan has it.
+const OCTEP_SERVICE: &str = "dpu-octep.service";
 
 /// The root is read-only, and dm-verity guards it.
 pub(super) fn look_at_root(card: &Card, _: &Ask, report: &mut Report) -> Result<()> {
@@ -94,14 +97,20 @@ pub(super) fn look_at_data(card: &Card, _: &Ask, report: &mut Report) -> Result<
     if etc.is_none_or(|etc| etc.kind != "overlay" || etc.option("upperdir") != Some(upper.as_str())) {
         report.wrong("changes of `/etc` do not lie on the data partition");
     }
+    if fresh::is_fresh(&card.tree) {
+        let why = "a factory reset was asked for, or its first start has not settled";
+        report.found(format!("all that the card keeps is removed at its next start: {why}"));
+    }
     if report.wrong.is_empty() {
         report.found(format!("`{}` is mounted, with `/etc`, `/var` and `/root` on it", data.source));
     }
     Ok(())
 }
 
-/// The data partition reaches to the end of the disk.
+/// The data partition reaches to the end of the disk, and is not full.
 pub(super) fn look_at_space(card: &Card, _: &Ask, report: &mut Report) -> Result<()> {
+    /// What logs, pods and an update's account take before anybody looks: 64 MiB, as uploads leave free.
+    const SPARE: u64 = 64;
     const SECTOR: u64 = 512;
     // What alignment and the second partition table take.
     const SLACK: u64 = 4 << 20;
@@ -116,16 +125,24 @@ pub(super) fn look_at_space(card: &Card, _: &Ask, report: &mut Report) -> Result
     } else {
         report.found(format!("`{}` reaches to the end of the disk", partition.node()));
     }
+    let said = card.programs.read("df", &["--output=avail", "--block-size=1M", storage::MOUNT])?;
+    let free = said.lines().last().and_then(|line| line.trim().parse::<u64>().ok());
+    let free = free.with_context(|| format!("`df` says `{said}`"))?;
+    if free < SPARE {
+        report.wrong(format!("only {free} MiB of `{}` are free", storage::MOUNT));
+    }
     Ok(())
 }
 
 /// Units that every card runs are up, and no unit failed.
 pub(super) fn look_at_services(card: &Card, _: &Ask, report: &mut Report) -> Result<()> {
+    let services: Vec<_> =
+        SERVICES.iter().copied().chain(card.plan.octep.is_some().then_some(OCTEP_SERVICE)).collect();
     let arguments: Vec<_> =
-        ["show", "--property=Id,ActiveState,SubState"].iter().chain(SERVICES).copied().collect();
+        ["show", "--property=Id,ActiveState,SubState"].iter().chain(&services).copied().collect();
     let shown = card.programs.read("systemctl", &arguments)?;
     let states = unit_states(&shown);
-    for unit in SERVICES {
+    for unit in &services {
         match states.iter().find(|(id, ..)| id == unit) {
             Some((_, "active", _)) => {}
             Some((_, active, sub)) => report.wrong(format!("`{unit}` is {active} ({sub})")),
@@ -134,12 +151,12 @@ pub(super) fn look_at_services(card: &Card, _: &Ask, report: &mut Report) -> Res
     }
     let failed = card.programs.read("systemctl", &["list-units", "--failed", "--plain", "--no-legend"])?;
     for unit in failed.lines().filter_map(|line| line.split_whitespace().next()) {
-        if !SERVICES.contains(&unit) {
+        if !services.contains(&unit) {
             report.wrong(format!("`{unit}` failed"));
         }
     }
     if report.wrong.is_empty() {
-        report.found(format!("{} services are active, and no unit failed", SERVICES.len()));
+        report.found(format!("{} services are active, and no unit failed", services.len()));
     }
     Ok(())
 }
@@ -236,6 +253,20 @@ mod tests {
         fake.unmounted("/");
         fake.mounted("22 1 254:0 / / rw - ext4 /dev/root rw");
         assert_eq!(only_wrong(&fake, &serving), ("root", vec!["the root can be written".to_owned()]));
+    }
+
+    #[test]
+    fn a_data_partition_that_is_full_is_a_warning() {
+        let fake = healthy();
+        fake.answer("df", "Avail\n  63\n");
+        assert_eq!(
+            only_wrong(&fake, &serving),
+            ("space", vec!["only 63 MiB of `/data` are free".to_owned()])
+        );
+        for nonsense in ["", "Avail\n", "Avail\n -1\n"] {
+            fake.answer("df", nonsense);
+            assert_eq!(examine(&fake.card(), &serving).exit_code(), 3, "{nonsense}");
+        }
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! The real system under the first process.
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::mount::{mount, mount_bind};
 
-use super::{Level, Mount, PATIENCE, System};
+use super::{Left, Level, Mount, PATIENCE, System};
+use crate::fresh;
 use crate::storage::{self, Partition};
 use crate::tree::Tree;
 
@@ -76,7 +77,25 @@ impl System for Real {
         }
     }
 
-    fn repair(&self, node: &str) -> Result<()> {
+    fn begin(&self) -> Result<bool> {
+        fresh::begin(&self.tree)
+    }
+
+    fn left(&self, node: &str) -> Left {
+        // Documentation/filesystems/ext4/super.rst of the kernel: the superblock is at 1024, in it `s_magic` at 0x38,
+        // `s_state` behind that, whose second bit tells of errors, and `s_feature_incompat` at 0x60, whose third bit tells
+        // that the journal is to be recovered.
+        let mut fields = [0; 0x61 - 0x38];
+        let read = File::open(node).and_then(|disk| disk.read_exact_at(&mut fields, 1024 + 0x38));
+        match fields {
+            _ if read.is_err() || fields[..2] != [0x53, 0xef] => Left::Clean,
+            _ if fields[2] & 2 != 0 => Left::Damaged,
+            _ if fields[0x60 - 0x38] & 4 != 0 => Left::InUse,
+            _ => Left::Clean,
+        }
+    }
+
+    fn repair(&self, node: &str, level: Level) -> Result<()> {
         let line = format!("e2fsck -p {node}");
         let output = Command::new("/usr/sbin/e2fsck")
             .args(["-p", node])
@@ -84,7 +103,7 @@ impl System for Real {
             .output()
             .with_context(|| format!("running `{line}`"))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        text.lines().for_each(|line| self.say(Level::Warning, line));
+        text.lines().for_each(|line| self.say(level, line));
         // e2fsck(8): 1 is "errors corrected", 2 asks for a new start where it is the root that was
         // repaired; from 4 on, errors are left.
         match output.status.code() {

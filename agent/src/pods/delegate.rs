@@ -20,7 +20,9 @@
 //!   away when the agent was killed, the list was changed, or the caller has no books.
 //! - **A failed ADD** is undone by DEL of the whole list, for which a quarter of the time is kept; what could not be
 //!   undone is undone by the next ADD, DEL or [`Network::reconcile`].
-//! - **DEL** calls all plugins, whatever one of them says.
+//! - **DEL** calls all plugins, whatever one of them says, with the name that the VF had at ADD: plugins keep what
+//!   they gave under it. Where another device has that name by now it is called with the VF's own, and where the VF
+//!   has none, not at all: it would be the other device's network that is taken away.
 //! - **CHECK** is asked of lists that have it (0.4.0, not `disableCheck`); of others there is nothing to ask, which is
 //!   no failure. **GC** and **STATUS** are asked of lists of 1.1.0; GC not with `disableGC`.
 //!
@@ -53,7 +55,7 @@ use self::chain::{Chain, both, call_all, reason};
 use self::exec::Plugins;
 use self::journal::{Entry, Journal, boot};
 use self::list::List;
-use super::network::{Attachment, End, Made, Network, Reconciled, Refusal};
+use super::network::{Attachment, End, Made, Network, Reconciled, Refusal, Vf};
 
 /// How long one network may take where nobody waits for it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,6 +73,8 @@ pub struct Settings {
     pub cache: PathBuf,
     /// The card's network namespace: `/proc/1/ns/net`.
     pub namespace: PathBuf,
+    /// What tells which interfaces there are: `/sys/class/net`.
+    pub interfaces: PathBuf,
 }
 
 /// Networks that plugins make.
@@ -175,6 +179,13 @@ impl Delegate {
         deadline: Instant,
     ) -> Result<(), Refusal> {
         let entry = self.journal.get(attachment).map_err(Refusal::Later)?;
+        let Some(attachment) = &self.as_added(attachment, entry.as_ref()) else {
+            let Attachment { container, interface, .. } = attachment;
+            tracing::warn!(
+                "no plugin is asked to take away `{container}:{interface}`: its VF has no interface that is its own"
+            );
+            return self.journal.remove(attachment).map_err(Refusal::Later);
+        };
         let (list, result) = match (entry, kept) {
             (Some(entry), kept) => (List::of(entry.list), entry.result.or(kept.map(|kept| kept.result))),
             (None, Some(kept)) => (List::of(kept.list), Some(kept.result)),
@@ -184,6 +195,16 @@ impl Delegate {
         let list = list.or_else(|_| self.list()).map_err(Refusal::Later)?;
         let chain = self.chain(&list, attachment, &attachment.given)?;
         self.undo(&chain, attachment, result.as_ref(), deadline).await
+    }
+
+    /// The attachment with the name that plugins are to be told at DEL; none where there is none.
+    fn as_added(&self, attachment: &Attachment, entry: Option<&Entry>) -> Option<Attachment> {
+        let now = &attachment.vf.interface;
+        let added = entry.map(|entry| &entry.attachment.vf.interface);
+        let is_anothers = |name: &String| name != now && self.settings.interfaces.join(name).exists();
+        let name = added.filter(|name| !is_anothers(name)).unwrap_or(now).clone();
+        let vf = Vf { interface: name, ..attachment.vf.clone() };
+        (!vf.interface.is_empty()).then(|| Attachment { vf, ..attachment.clone() })
     }
 
     async fn compare(&self, attachment: &Attachment, kept: &Kept, deadline: Instant) -> Result<(), Refusal> {
@@ -233,11 +254,13 @@ impl Delegate {
         if list.version < Version::V1_1_0 || list.disable_gc {
             return Ok(Vec::new());
         }
-        let valid: Vec<_> = known
-            .iter()
+        let mut valid = Vec::new();
+        for (one, _) in known {
             // By the name that the plugins know.
-            .map(|(one, _)| json!({ "containerID": one.container, "ifname": one.vf.interface }))
-            .collect();
+            let entry = self.journal.get(one)?;
+            let name = entry.as_ref().map_or(&one.vf.interface, |entry| &entry.attachment.vf.interface);
+            valid.push(json!({ "containerID": one.container, "ifname": name }));
+        }
         let mut added = Map::new();
         // An earlier version of the specification named the key otherwise, and libcni sends both.
         for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
@@ -302,8 +325,13 @@ impl Network for Delegate {
             if known.iter().any(|(one, _)| same(one, &entry.attachment)) {
                 continue;
             }
-            let Attachment { container, interface, .. } = &entry.attachment;
-            match self.take_down(&entry.attachment, None, Instant::now() + PATIENCE).await {
+            let mut left = entry.attachment;
+            if known.iter().any(|(one, _)| one.vf.interface == left.vf.interface) {
+                // The name is a living pod's by now.
+                left.vf.interface.clear();
+            }
+            let Attachment { container, interface, .. } = &left;
+            match self.take_down(&left, None, Instant::now() + PATIENCE).await {
                 Ok(()) => freed += 1,
                 Err(refusal) => wrong.push(reason(refusal).context(format!("{container}:{interface}"))),
             }

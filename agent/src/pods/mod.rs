@@ -127,6 +127,7 @@ fn network_of(card: &Card, vf: PciId, plan: dpu_plan::Network) -> Result<Arc<dyn
             cache: tree.at(format!("{}/cni", state::FOLDER)),
             // The agent is in the card's own namespace, and so is the first process.
             namespace: "/proc/1/ns/net".into(),
+            interfaces: tree.at("/sys/class/net"),
         })),
         dpu_plan::Network::Cilium(plan) => Arc::new(cilium::Cilium::new(cilium::Settings {
             socket: tree.at(plan.socket),

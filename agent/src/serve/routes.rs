@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use anyhow::{Context as _, Result};
 use dpu_api::cni_action_server::CniActionServer;
+use dpu_api::v1::updates_server::UpdatesServer;
 use hyper::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
@@ -22,6 +23,7 @@ use tower::util::BoxCloneService;
 use super::Served;
 use crate::pods::service::Service as PodService;
 use crate::trusted::Door;
+use crate::updates::Service as UpdateService;
 
 type Answering = BoxCloneService<Request<Body>, Response<Body>, Infallible>;
 
@@ -40,11 +42,13 @@ pub fn routes(served: &Served, door: &Door, health: HealthServer<impl Health>) -
     };
     let described = "describing the services for reflection";
     let pods = PodService::new(Arc::clone(&served.pods), Arc::clone(&served.metrics));
+    let updates = UpdateService::new(Arc::clone(&served.card));
     let (pairing, trust) = door.services();
     Ok(Routes::default()
         .with_some(pairing)
         .with_some(trust)
         .with(CniActionServer::new(pods))
+        .with(UpdatesServer::new(updates))
         .with(health)
         .with(reflection().build_v1().context(described)?)
         // What older tools ask for.

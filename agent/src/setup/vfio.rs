@@ -15,7 +15,7 @@ const DRIVERS: &str = "/sys/bus/pci/drivers";
 
 pub fn apply(card: &Card, report: &mut Report) -> Result<()> {
     let mut wanted = Vec::new();
-    for plan in &card.plan.vfio {
+    for plan in card.plan.bound() {
         report.try_to(|report| {
             wanted.extend(find(card, plan, report)?.into_iter().map(|device| (plan, device)));
             Ok(())
@@ -31,7 +31,7 @@ pub fn apply(card: &Card, report: &mut Report) -> Result<()> {
 }
 
 pub fn check(card: &Card, report: &mut Report) -> Result<()> {
-    for plan in &card.plan.vfio {
+    for plan in card.plan.bound() {
         for device in find(card, plan, report)? {
             let address = &device.address;
             match device.driver(&card.tree)?.as_deref() {
@@ -148,11 +148,18 @@ fn group_trouble(card: &Card, device: &Device) -> Result<Option<String>> {
 mod tests {
     use std::io::ErrorKind;
 
-    use crate::fake;
+    use dpu_plan::Vfio;
+
+    use crate::fake::{self, Fake};
     use crate::report::State;
     use crate::setup::{Phase, check, phase, run};
 
     const DPI: &str = "0000:06:00.0";
+
+    /// The plan's entry of the device that tests look at.
+    fn dpi(fake: &mut Fake) -> &mut Vfio {
+        &mut fake.plan.octep.as_mut().unwrap().devices[0]
+    }
 
     fn vfio() -> &'static Phase {
         phase("vfio").unwrap()
@@ -191,7 +198,7 @@ mod tests {
         fake.device("0000:06:00.1", "177d:a080");
         run(&fake.card(), vfio());
         assert_eq!(fake.driver("0000:06:00.1"), None);
-        fake.plan.vfio[0].count = None;
+        dpi(&mut fake).count = None;
         run(&fake.card(), vfio());
         assert_eq!(fake.driver("0000:06:00.1").as_deref(), Some("vfio-pci"));
     }
@@ -200,7 +207,7 @@ mod tests {
     fn the_first_devices_can_be_left_to_others() {
         let mut fake = fake::cn106();
         fake.device("0000:06:00.1", "177d:a080");
-        fake.plan.vfio[0].skip = 1;
+        dpi(&mut fake).skip = 1;
         run(&fake.card(), vfio());
         assert_eq!(fake.driver(DPI), None);
         assert_eq!(fake.driver("0000:06:00.1").as_deref(), Some("vfio-pci"));
@@ -209,7 +216,7 @@ mod tests {
     #[test]
     fn too_few_devices_are_told_with_both_numbers() {
         let mut fake = fake::cn106();
-        fake.plan.vfio[0].count = 2.try_into().ok();
+        dpi(&mut fake).count = 2.try_into().ok();
         let record = run(&fake.card(), vfio());
         assert_eq!(record.report.wrong, ["only 1 of 2 was found: device `dpi` with the id `177d:a080`"]);
         assert_eq!(fake.driver(DPI).as_deref(), Some("vfio-pci"));
@@ -222,7 +229,7 @@ mod tests {
         let record = run(&fake.card(), vfio());
         assert_eq!(record.report.wrong, ["no device `dpi` with the id `177d:a080` was found"]);
         assert_eq!(record.report.did, ["bound `pem` (`0001:00:10.0`) to `vfio-pci`"]);
-        fake.plan.vfio[0].expected = false;
+        dpi(&mut fake).expected = false;
         assert_eq!(run(&fake.card(), vfio()).state, State::Good);
     }
 

@@ -4,4 +4,5 @@ mod access;
 mod keeping;
 mod middle;
 mod pairing;
+mod updates;
 mod world;

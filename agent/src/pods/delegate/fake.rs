@@ -61,6 +61,7 @@ if [ -e "$there/{name}.$CNI_COMMAND" ]; then . "$there/{name}.$CNI_COMMAND"; fi
             plugins: vec![at("none"), at("bin")],
             cache: at("cache"),
             namespace: PathBuf::from("/proc/1/ns/net"),
+            interfaces: folder.path().join("net"),
         });
         Self { folder, delegate }
     }

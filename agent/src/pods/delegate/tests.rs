@@ -262,6 +262,35 @@ async fn what_was_begun_and_is_not_known_is_taken_away() {
     assert_eq!(fake.delegate.reconcile(&[]).await.unwrap().freed, 0);
 }
 
+#[tokio::test]
+async fn a_del_is_told_the_name_of_the_add_unless_another_device_has_it() {
+    let named =
+        |name: &str| Attachment { vf: Vf { interface: name.into(), ..attachment().vf }, ..attachment() };
+    for (now, is_taken, expected) in [
+        ("sdp9", false, Some("CNI_IFNAME=sdp3")),
+        ("", false, Some("CNI_IFNAME=sdp3")),
+        ("sdp9", true, Some("CNI_IFNAME=sdp9")),
+        ("", true, None),
+    ] {
+        let fake = two();
+        let made = fake.delegate.add(&named("sdp3"), soon()).await.unwrap();
+        fake.calls();
+        if is_taken {
+            fs::create_dir_all(fake.path().join("net/sdp3")).unwrap();
+        }
+        fake.delegate.del(&named(now), Some(&made), soon()).await.unwrap();
+        let order = fake.order();
+        match expected {
+            Some(name) => {
+                assert_eq!(order, ["extra DEL", "main DEL"]);
+                assert!(fake.environment().contains(name), "{now}: {}", fake.environment());
+            }
+            None => assert!(order.is_empty(), "another pod's interface is touched: {order:?}"),
+        }
+        assert_eq!(fake.begun(), 0, "a DEL that can't be done better is not asked for again");
+    }
+}
+
 const COLLECTED: &str = r#"{"name":"cep","cniVersion":"1.1.0","plugins":[{"type":"main"}]}"#;
 
 #[tokio::test]
@@ -270,7 +299,11 @@ async fn plugins_are_told_what_is_valid_and_asked_for_their_state() {
     fake.on("main", "ADD", MADE);
     let made = fake.delegate.add(&attachment(), soon()).await.unwrap();
     fake.calls();
-    assert_eq!(fake.delegate.reconcile(&[(attachment(), made)]).await.unwrap().freed, 0);
+    assert_eq!(fake.delegate.reconcile(&[(attachment(), made.clone())]).await.unwrap().freed, 0);
+    fake.calls();
+    // A VF that has another name by now is still known to the plugins by its old one.
+    let renamed = Attachment { vf: Vf { interface: "sdp9".into(), ..attachment().vf }, ..attachment() };
+    assert_eq!(fake.delegate.reconcile(&[(renamed, made)]).await.unwrap().freed, 0);
     insta::assert_snapshot!(fake.calls().lines().last().unwrap(), @r#"main GC {"cni.dev/attachments":[{"containerID":"c01","ifname":"sdp3"}],"cni.dev/valid-attachments":[{"containerID":"c01","ifname":"sdp3"}],"cniVersion":"1.1.0","name":"cep","type":"main"}"#);
     fake.delegate.ready().await.unwrap();
     assert_eq!(fake.order(), ["main STATUS"]);
