@@ -172,6 +172,21 @@ impl Card {
     }
 }
 
+/// A connection to the agent `peer`, for calls that may take longer than one of a pod's.
+pub async fn channel(peer: &Peer, deadline: Deadline) -> Result<Channel> {
+    let connected = connect::connect(peer, deadline).await;
+    connected
+        .map_err(|failure| failure.reason.context(format!("connecting to the agent at {}", peer.address)))
+}
+
+/// All that is known of why a call was not answered.
+pub fn reason(status: &Status) -> String {
+    match Said::of(status).text {
+        text if text.is_empty() => format!("{:?}", status.code()),
+        text => text,
+    }
+}
+
 /// Takes these answers for success.
 fn unless(answer: Result<()>, fine: &[tonic::Code]) -> Result<()> {
     answer.or_else(|error| match error.downcast_ref::<Said>() {

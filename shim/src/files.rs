@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
@@ -90,11 +91,24 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Puts a file in place of whatever is at `path`, in one step and for good.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+    place(path, bytes, None)
+}
+
+/// As [`replace`], for a file of this mode.
+pub fn install(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
+    place(path, bytes, Some(mode))
+}
+
+fn place(path: &Path, bytes: &[u8], mode: Option<u32>) -> Result<()> {
     let folder = path.parent().unwrap_or_else(|| Path::new("/"));
     fs::create_dir_all(folder).with_context(|| format!("making the folder `{}`", folder.display()))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let beside = folder.join(format!(".{name}.new"));
     write(&beside, bytes)?;
+    if let Some(mode) = mode {
+        let set = fs::set_permissions(&beside, fs::Permissions::from_mode(mode));
+        set.with_context(|| format!("setting the mode of `{}`", beside.display()))?;
+    }
     // The name is on the disk once the folder is.
     let renamed = fs::rename(&beside, path).and_then(|()| fs::File::open(folder)?.sync_all());
     renamed.with_context(|| format!("renaming `{}` to `{name}`", beside.display()))

@@ -1,7 +1,8 @@
 //! The host's side of pods through the card.
 //!
 //! The program `offload-cni` is a CNI plugin: a pod gets an SR-IOV VF of the card, and the card makes its
-//! network. The program `dpu-host` sets the host up for it, and watches the card.
+//! network. The program `dpu-host` sets the host up for it, watches the card,
+//! and hands it updates.
 
 pub mod cni;
 pub mod config;
@@ -17,6 +18,7 @@ pub mod vf;
 pub mod pairing;
 pub mod plugin;
 pub mod service;
+pub mod update;
 
 mod add;
 mod announce;

@@ -16,6 +16,7 @@ pub mod restore;
 pub mod run;
 pub mod state;
 pub mod status;
+pub mod visit;
 
 mod aside;
 mod certificate;

@@ -2,9 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -37,9 +39,7 @@ impl Node {
         let ours = "[card]\nagent = \"127.0.0.1:8000\"\ninsecure = true\n[watch]\nevery-seconds = 0.1\n";
         fake.file("/etc/dpukit/host.toml", &format!("{ours}{config}"));
         // What the kernel does when it loads a driver.
-        fake.file("/programs/modprobe", "#!/bin/sh\nmkdir -p \"$DPUKIT_ROOT/sys/bus/pci/drivers/$2\"\n");
-        let script = fake.at("/programs/modprobe");
-        fs::set_permissions(script, fs::Permissions::from_mode(0o755)).unwrap();
+        program(fake, "/programs/modprobe", "#!/bin/sh\nmkdir -p \"$DPUKIT_ROOT/sys/bus/pci/drivers/$2\"\n");
         let socket = UnixDatagram::bind(fake.at("/notify")).unwrap();
         // As systemd: who does not listen holds up those who tell.
         let told = Arc::new(Mutex::new(String::new()));
@@ -133,6 +133,12 @@ impl Drop for Node {
             let _ = service.wait();
         }
     }
+}
+
+/// Makes a program of the host's.
+fn program(fake: &Fake, path: &str, script: &str) {
+    fake.file(path, script);
+    fs::set_permissions(fake.at(path), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 fn command(fake: &Fake, arguments: &[&str]) -> Command {
@@ -410,4 +416,133 @@ fn the_journal_can_be_searched_by_container_and_pod() {
     }
     assert!(entry.contains("SYSLOG_IDENTIFIER"), "{entry:?}");
     assert_eq!(world.log(), "", "what the journal has is not in a file as well");
+}
+
+/// What the image has, beside the program that this is about.
+fn image() -> Fake {
+    let image = Fake::new();
+    image.file("/usr/sbin/dpu-host", "the program");
+    image.file("/usr/lib/cni/offload-cni", "the plugin");
+    image.file("/usr/lib/NetworkManager/conf.d/90-dpukit.conf", "not theirs");
+    image.file("/usr/lib/systemd/network/10-dpukit.network", "not theirs");
+    let config = "[card]\nagent = \"127.0.0.1:8000\"\ninsecure = true\n[watch]\nevery-seconds = 0.1\n";
+    image.file("/etc/dpukit/host.toml", config);
+    image
+}
+
+/// All files of a host but its kernel's, as paths in it.
+fn tree(root: &Path, folder: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let shown = format!("/{}", path.strip_prefix(root).unwrap().display());
+        if ["/dev", "/proc", "/sys", "/run", "/var/lib/dpukit"].contains(&shown.as_str()) {
+            continue;
+        }
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(tree(root, &path));
+        } else {
+            found.insert(shown);
+        }
+    }
+    found
+}
+
+/// The service from a container, whose root is `image`.
+fn visit(node: &Node, image: &Fake) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dpu-host"));
+    command.args(["run", "--host-root"]).arg(node.world.fake.root()).env("DPUKIT_ROOT", image.root());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().unwrap()
+}
+
+#[test]
+#[ignore = "needs root for network namespaces, and busybox"]
+fn a_container_brings_the_service_and_takes_all_of_it_away() {
+    if !inside("a_container_brings_the_service_and_takes_all_of_it_away") {
+        return;
+    }
+    let (node, image) = (Node::new(""), image());
+    let host = &node.world.fake;
+    // A host that has not the package, but a root of its own: `chroot` leads there.
+    for path in ["/usr/lib/cni/offload-cni", "/etc/dpukit/host.toml"] {
+        fs::remove_file(host.at(path)).unwrap();
+    }
+    for folder in ["/proc", "/dev"] {
+        fs::create_dir_all(host.at(folder)).unwrap();
+        run(&format!("mount --bind {folder} {}", host.at(folder).display()));
+    }
+    let modprobe = "#!/bin/busybox sh\n/bin/busybox mkdir -p /sys/bus/pci/drivers/$2\n";
+    program(host, "/usr/sbin/modprobe", modprobe);
+    fs::create_dir_all(host.at("/bin")).unwrap();
+    fs::copy("/usr/bin/busybox", host.at("/bin/busybox")).expect("busybox-static is needed");
+    let before = tree(host.root(), host.root());
+
+    let service = visit(&node, &image);
+    wait_until("the driver is loaded", || node.has("/sys/bus/pci/drivers/octeon_ep"));
+    node.start_firmware();
+    wait_until("our configuration is in place", || node.is_placed());
+    let plugin = host.at("/opt/dpukit/bin/offload-cni");
+    assert_eq!(fs::read_to_string(&plugin).unwrap(), "the plugin");
+    assert_eq!(fs::metadata(plugin).unwrap().permissions().mode() & 0o777, 0o755);
+    let link = fs::read_link(host.at("/opt/cni/bin/offload-cni")).unwrap();
+    assert_eq!(link.to_str(), Some("/opt/dpukit/bin/offload-cni"));
+    wait_until("theirs is aside", || node.has("/etc/cni/net.d/10-theirs.conflist.dpukit-aside"));
+    assert!(node.has("/etc/NetworkManager/conf.d/90-dpukit.conf"));
+
+    // A container that is killed takes nothing away, and the next one goes on.
+    run(&format!("kill -KILL {}", service.id()));
+    service.wait_with_output().unwrap();
+    assert!(node.is_placed() && node.has("/etc/dpukit/host.toml"));
+    fs::remove_file(host.at("/run/dpukit/host.json")).unwrap();
+    program(host, "/usr/sbin/systemctl", "#!/bin/busybox sh\necho stopping\n");
+    let service = visit(&node, &image);
+    wait_until("the card is up again", || {
+        let state = fs::read(host.at("/run/dpukit/host.json")).unwrap_or_default();
+        serde_json::from_slice::<Value>(&state).is_ok_and(|state| state["card"]["up"] == true)
+    });
+    run(&format!("kill -TERM {}", service.id()));
+    let output = service.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        node.is_placed() && node.has("/etc/dpukit/host.toml"),
+        "the host stops, and all stays: {output:?}"
+    );
+
+    fs::remove_file(host.at("/usr/sbin/systemctl")).unwrap();
+    fs::remove_file(host.at("/run/dpukit/host.json")).unwrap();
+    let service = visit(&node, &image);
+    wait_until("the service has looked", || node.has("/run/dpukit/host.json"));
+    run(&format!("kill -TERM {}", service.id()));
+    let output = service.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    for folder in ["/proc", "/dev"] {
+        run(&format!("umount {}", host.at(folder).display()));
+    }
+    let after = tree(host.root(), host.root());
+    let changed: Vec<_> = before.symmetric_difference(&after).collect();
+    assert_eq!(changed, [""; 0], "the host is not as it was");
+}
+
+#[test]
+#[ignore = "needs root for network namespaces"]
+fn a_container_leaves_hosts_alone_that_are_set_up_otherwise() {
+    if !inside("a_container_leaves_hosts_alone_that_are_set_up_otherwise") {
+        return;
+    }
+    let (node, image) = (Node::new(""), image());
+    let says = || {
+        let output = visit(&node, &image).wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(!node.has("/opt/dpukit"), "something was brought");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    assert!(says().contains("the host has a `/etc/dpukit/host.toml` of its own"));
+    image.file("/etc/dpukit/host.toml", "[card]\nagend = 3\n");
+    assert!(says().contains("unknown field `agend`"));
+    image.file("/etc/dpukit/host.toml", "");
+    node.world.fake.file("/usr/sbin/dpu-host", "the package's");
+    assert!(says().contains("the host has the package dpukit-host"));
+    fs::remove_dir_all(node.world.fake.at("/etc")).unwrap();
+    assert!(says().contains("is no root of a host"));
 }

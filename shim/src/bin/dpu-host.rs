@@ -1,7 +1,8 @@
-//! `dpu-host`: sets the host up for pods by the card, watches the card, and tells how it is.
+//! `dpu-host`: sets the host up for pods by the card, watches the card, tells how it is, and updates it.
 
 use std::env;
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -10,7 +11,9 @@ use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 use dpukit_host::pairing::{self, PairArguments};
 use dpukit_host::service::machine::Machine;
-use dpukit_host::service::{doctor, restore, run, status::Status};
+use dpukit_host::service::report::Report;
+use dpukit_host::service::{doctor, restore, run, status::Status, visit};
+use dpukit_host::update::{self, UpdateArguments};
 use serde::Serialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
@@ -30,7 +33,11 @@ enum Command {
     /// Make the host ready for pods and watch the card, until SIGTERM or SIGINT
     ///
     /// This is the service `dpu-host`. What it found and did is in the journal, and in /run/dpukit/host.json.
-    Run,
+    Run {
+        /// Where a container has the host's root: bring the programs there, work there, and take all away at the end
+        #[arg(long, value_name = "DIRECTORY")]
+        host_root: Option<PathBuf>,
+    },
     /// Tell who has which VF, whether the card is up, and what is not as it should be
     Status {
         /// Print JSON
@@ -44,6 +51,7 @@ enum Command {
         json: bool,
     },
     Pair(PairArguments),
+    Update(UpdateArguments),
     /// Put back what was moved aside, and take away what was made
     ///
     /// The service has to be stopped first. Removing the package does both.
@@ -63,7 +71,7 @@ fn main() -> ExitCode {
 }
 
 fn work(command: &Command) -> Result<ExitCode> {
-    // Tests put a made-up host here.
+    // Tests put a made-up host here, or a made-up image.
     let root = env::var("DPUKIT_ROOT").unwrap_or_else(|_| "/".to_owned());
     let machine = || Machine::open(&root);
     match command {
@@ -71,7 +79,12 @@ fn work(command: &Command) -> Result<ExitCode> {
             println!("{}", pairing::run(arguments)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Run => run::run(machine()?, &signals()?).map(|()| ExitCode::SUCCESS),
+        Command::Update(arguments) => {
+            update::run(arguments, || Ok(machine()?.config.plugin.agent))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Run { host_root: None } => run::run(machine()?, &signals()?).map(|()| ExitCode::SUCCESS),
+        Command::Run { host_root: Some(host) } => Ok(end(&visit::run(Path::new(&root), host, &signals()?)?)),
         Command::Status { json } => {
             let status = Status::look(&machine()?)?;
             print(*json, &status, || status.text())?;
@@ -88,16 +101,20 @@ fn work(command: &Command) -> Result<ExitCode> {
                 eprintln!("warning: {}", format!("{error:#}").trim_end());
                 eprintln!("the defaults stand in, and what was noted of where things were put");
             }
-            let report = restore::restore(&machine)?;
-            for did in report.did.iter().chain(&report.found) {
-                println!("{did}");
-            }
-            for wrong in &report.wrong {
-                eprintln!("error: {wrong}");
-            }
-            Ok(if report.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(end(&restore::restore(&machine)?))
         }
     }
+}
+
+/// Tells what was put back.
+fn end(report: &Report) -> ExitCode {
+    for did in report.did.iter().chain(&report.found) {
+        println!("{did}");
+    }
+    for wrong in &report.wrong {
+        eprintln!("error: {wrong}");
+    }
+    if report.wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<()> {

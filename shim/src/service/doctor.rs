@@ -40,7 +40,7 @@ static CHECKS: &[Check] = &[
     },
     Check {
         name: "service",
-        mend: "run `systemctl enable --now dpu-host`, and see `journalctl -u dpu-host`",
+        mend: "run `systemctl enable --now dpu-host`, and see `journalctl -u dpu-host`; where a DaemonSet brings it, `kubectl logs` of its pod",
         look: look_at_service,
     },
     Check {

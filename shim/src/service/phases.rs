@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::machine::Machine;
 use super::report::{Report, State};
 
-pub use plugin::{PACKAGED, restore as restore_plugin};
+pub use plugin::{PACKAGED, VISITING, restore as restore_plugin};
 pub use vfs::restore as restore_vfs;
 
 /// Whether a phase may change something.

@@ -19,11 +19,16 @@ use crate::files;
 pub fn restore(machine: &Machine) -> Result<Report> {
     let _lock = lock(&machine.files, Duration::from_secs(10))?;
     let mut report = Report::default();
-    cni::restore(machine, &mut report);
-    phases::restore_plugin(machine, &mut report);
+    put_back(machine, &mut report);
+    Ok(report)
+}
+
+/// As [`restore`], for who has the lock.
+pub fn put_back(machine: &Machine, report: &mut Report) {
+    cni::restore(machine, report);
+    phases::restore_plugin(machine, report);
     report.try_to(|report| phases::restore_vfs(machine, report));
     report.try_to(|_| files::remove(&machine.files.at(state::PATH)));
-    Ok(report)
 }
 
 #[cfg(test)]

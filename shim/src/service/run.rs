@@ -41,7 +41,9 @@ pub fn lock(files: &Files, patience: Duration) -> Result<Lock> {
     let deadline = Deadline::after(Instant::now(), patience);
     match deadline.wait_for(|| Ok(file.try_lock().ok()))? {
         Some(()) => Ok(Lock { _file: file }),
-        None => bail!("another dpu-host is at work: `systemctl stop dpu-host` ends the service"),
+        None => bail!(
+            "another dpu-host is at work: `systemctl stop dpu-host` ends the service, and where a DaemonSet brought it, its pod has to go"
+        ),
     }
 }
 
@@ -60,6 +62,11 @@ pub fn ask(machine: &Machine) -> Result<()> {
 /// stays: pods go on.
 pub fn run(machine: Machine, stop: &Receiver<()>) -> Result<()> {
     let _lock = lock(&machine.files, Duration::from_secs(2))?;
+    watch(machine, stop)
+}
+
+/// As [`run`], for who has the lock.
+pub fn watch(machine: Machine, stop: &Receiver<()>) -> Result<()> {
     let every = machine.config.every;
     let mut service = Service::new(machine)?;
     let mut is_first = true;

@@ -1,4 +1,5 @@
-//! The plugin, in each folder in which runtimes look for it: a link to the one of the package.
+//! The plugin, in each folder in which runtimes look for it: a link to the one of the package, or to the one that a
+//! container brought (see [`crate::service::visit`]).
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,18 +17,23 @@ use crate::service::report::Report;
 
 /// Where the package has the plugin.
 pub const PACKAGED: &str = "/usr/lib/cni/offload-cni";
+/// Where a container has put it.
+pub const VISITING: &str = "/opt/dpukit/bin/offload-cni";
+const SOURCES: [&str; 2] = [PACKAGED, VISITING];
 
 pub fn work(machine: &Machine, mode: Mode, report: &mut Report) -> Result<()> {
-    if !machine.files.exists(PACKAGED) {
-        report.wrong(format!("there is no `{PACKAGED}`: install the package dpukit-host again"));
+    let Some(source) = SOURCES.into_iter().find(|path| is_program(machine, path)) else {
+        report.wrong(format!(
+            "there is no `{PACKAGED}`: install the package dpukit-host again; where a DaemonSet brings it, delete its pod"
+        ));
         return Ok(());
-    }
+    };
     let meant = &machine.config.plugins;
     if mode == Mode::SetUp {
         Placed::change(&machine.files, |placed| placed.plugins.extend(meant.iter().cloned()))?;
     }
     for folder in meant {
-        report.try_to(|report| put(machine, mode, folder, report));
+        report.try_to(|report| put(machine, mode, source, folder, report));
     }
     if mode == Mode::SetUp {
         for other in Placed::read(&machine.files)?.plugins.iter().filter(|other| !meant.contains(other)) {
@@ -37,10 +43,10 @@ pub fn work(machine: &Machine, mode: Mode, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn put(machine: &Machine, mode: Mode, folder: &Path, report: &mut Report) -> Result<()> {
+fn put(machine: &Machine, mode: Mode, source: &str, folder: &Path, report: &mut Report) -> Result<()> {
     let path = folder.join(PLUGIN);
     let shown = path.display();
-    if is_ours(machine, &path) {
+    if is(machine, &path, source) {
         report.found(format!("`{shown}` is the package's"));
         return Ok(());
     }
@@ -50,7 +56,7 @@ fn put(machine: &Machine, mode: Mode, folder: &Path, report: &mut Report) -> Res
         report.wrong(format!("`{shown}` {what}"));
         return Ok(());
     }
-    if is_there {
+    if is_there && !is_ours(machine, &path) {
         let name = aside::put(&machine.files, folder, PLUGIN)?;
         report.did(format!("moved `{shown}`, which is another one than the package's, aside to `{name}`"));
     }
@@ -58,16 +64,26 @@ fn put(machine: &Machine, mode: Mode, folder: &Path, report: &mut Report) -> Res
     fs::create_dir_all(&real).with_context(|| format!("making the folder `{}`", folder.display()))?;
     let beside = real.join(format!(".{PLUGIN}.new"));
     files::remove(&beside)?;
-    symlink(PACKAGED, &beside)
+    symlink(source, &beside)
         .and_then(|()| fs::rename(&beside, machine.files.at(&path)))
         .with_context(|| format!("making the link `{shown}`"))?;
     report.did(format!("made the link `{shown}`"));
     Ok(())
 }
 
+/// Whether the plugin itself is there: a folder of plugins may be one of [`SOURCES`], and what is in it a link of ours.
+fn is_program(machine: &Machine, path: impl AsRef<Path>) -> bool {
+    machine.files.at(path).symlink_metadata().is_ok_and(|found| found.is_file())
+}
+
+/// Whether it is the plugin of this place, or a link to it.
+fn is(machine: &Machine, path: &Path, source: &str) -> bool {
+    let is_link = || fs::read_link(machine.files.at(path)).is_ok_and(|target| target == Path::new(source));
+    (path == Path::new(source) && is_program(machine, path)) || is_link()
+}
+
 fn is_ours(machine: &Machine, path: &Path) -> bool {
-    let is_link = || fs::read_link(machine.files.at(path)).is_ok_and(|target| target == Path::new(PACKAGED));
-    path == Path::new(PACKAGED) || is_link()
+    SOURCES.into_iter().any(|source| is(machine, path, source))
 }
 
 /// Takes our links away wherever they were put, and puts back what was in their place.
@@ -87,7 +103,7 @@ fn clear(machine: &Machine, folder: &Path, report: &mut Report) {
     let path = folder.join(PLUGIN);
     let wrong = report.wrong.len();
     report.try_to(|report| {
-        if path != Path::new(PACKAGED) && is_ours(machine, &path) {
+        if !is_program(machine, &path) && is_ours(machine, &path) {
             files::remove(&machine.files.at(&path))?;
             report.did(format!("took the link `{}` away", path.display()));
         }
@@ -158,6 +174,36 @@ mod tests {
         assert_eq!(fs::read_to_string(host.fake.at("/opt/cni/bin/offload-cni")).unwrap(), "theirs");
         restore(&host.machine, &mut Report::default());
         assert!(!host.fake.at("/usr/libexec/cni/offload-cni").is_symlink());
+    }
+
+    #[test]
+    fn a_container_has_its_own_place_and_the_package_may_follow_it() {
+        let host = Host::new("");
+        host.fake.file(VISITING, "the plugin");
+        let link = || fs::read_link(host.fake.at("/opt/cni/bin/offload-cni")).unwrap();
+        run(&host, Mode::SetUp);
+        assert_eq!(link(), Path::new(VISITING));
+        host.fake.file(PACKAGED, "the plugin");
+        run(&host, Mode::SetUp);
+        assert_eq!(link(), Path::new(PACKAGED));
+        restore(&host.machine, &mut Report::default());
+        assert_eq!(host.machine.files.names("/opt/cni/bin").unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn a_container_may_have_to_link_where_the_package_has_the_plugin_itself() {
+        let host = Host::new("cni.plugin-folders = [\"/opt/cni/bin\", \"/usr/lib/cni\"]");
+        host.fake.file(VISITING, "the plugin");
+        run(&host, Mode::SetUp);
+        assert_eq!(run(&host, Mode::SetUp).report.did, [""; 0]);
+        for folder in ["/opt/cni/bin", "/usr/lib/cni"] {
+            let link = fs::read_link(host.fake.at(folder).join("offload-cni")).unwrap();
+            assert_eq!(link, Path::new(VISITING));
+        }
+        restore(&host.machine, &mut Report::default());
+        for folder in ["/opt/cni/bin", "/usr/lib/cni"] {
+            assert_eq!(host.machine.files.names(folder).unwrap(), [""; 0]);
+        }
     }
 
     #[test]
