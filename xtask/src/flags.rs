@@ -77,11 +77,19 @@ pub enum Command {
     ///
     /// It is the same for all boards, and installs on Debian, Ubuntu and their kin.
     Deb,
+    /// Build the host's container image, `out/dpukit-host_<version>_amd64.oci.tar`.
+    ///
+    /// It does what the package does, on hosts that take none: `image/kubernetes/host.yaml` is a `DaemonSet` of it.
+    HostImage,
     /// Boot the image in an emulated card.
     ///
     /// The console is on your terminal; Ctrl-A X leaves. The image is not changed: the card writes into
     /// a layer beside it.
     Boot(Boot),
+    /// Flash a card, over its U-Boot console and TFTP.
+    ///
+    /// The program `dpukit-flash` does the same on a machine without the sources.
+    Flash(Box<dpukit_flash::flags::Flash>),
     /// Run all checks: formatting, lints, tests, and a boot of the image.
     Test(Test),
     /// Write the hashes of everything that enters a build.
@@ -90,6 +98,10 @@ pub enum Command {
     Lock(Lock),
     /// Show which versions of the board's parts go together, and what was run together.
     Matrix,
+    /// Make a key of your own that signs updates, and the certificate that cards trust.
+    ///
+    /// Images of a checkout whose `dpukit.local.toml` names them take updates that are signed with it.
+    Key(Key),
     /// Look at the kernel's configuration.
     #[command(subcommand)]
     Kernel(Kernel),
@@ -113,6 +125,13 @@ pub struct Image {
 }
 
 #[derive(Debug, Args)]
+pub struct Key {
+    /// Where to put `update.key` and `update.crt`: outside of the checkout.
+    #[arg(value_name = "FOLDER")]
+    pub folder: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub struct Boot {
     /// Check what the card must do, and exit 0 or 1.
     #[arg(long)]
@@ -130,7 +149,7 @@ pub struct Test {
     /// Run these checks alone.
     #[arg(long, value_enum, value_name = "PART")]
     pub only: Option<Part>,
-    /// Also what takes more than a quarter of an hour: every step a second time, the kernel too.
+    /// Also what takes more than a quarter of an hour: every step a second time, the kernel too; 500 power cuts.
     #[arg(long)]
     pub long: bool,
 }
@@ -152,6 +171,12 @@ pub enum Part {
     Root,
     /// The image in an emulated card, and one with a wrong byte.
     Boot,
+    /// A blank emulated card flashed over its console, interrupted and not; firmware into U-Boot's sandbox.
+    Flash,
+    /// Updates of an emulated card: good ones, bad ones, and the way back.
+    Update,
+    /// Power cuts of an emulated card at random moments, with what was not flushed lost.
+    Power,
     /// The host's package: lintian, the same bytes elsewhere, and its life in fresh Debian systems.
     Deb,
 }
@@ -209,6 +234,8 @@ pub enum Bench {
         #[arg(long)]
         cold: bool,
     },
+    /// Flash a blank emulated card, beside the same bytes by hand-typed commands of U-Boot.
+    Flash,
     /// Make pods with the host's plugin and the card's agent, beside Go's `ptp` and `host-local`; needs root.
     Cni {
         /// How often each call is made; the median and the 99th percentile are shown.

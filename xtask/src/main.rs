@@ -28,9 +28,12 @@ fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     match &flags.command {
         Command::Image(image) => command::image::run(&flags.common, image),
         Command::Deb => command::deb::run(&flags.common),
+        Command::HostImage => command::deb::run_image(&flags.common),
         Command::Boot(boot) => command::boot::run(&flags.common, boot),
+        Command::Flash(flash) => Ok(command::flash::run(&flags.common, flash)),
         Command::Test(test) => command::test::run(&flags.common, test),
         Command::Lock(lock) => command::lock::run(&flags.common, lock),
+        Command::Key(flags) => command::key::run(flags),
         Command::Matrix => command::matrix::run(&flags.common),
         Command::Kernel(kernel) => command::kernel::run(&flags.common, kernel),
         Command::Store(store) => command::store::run(&flags.common, store),

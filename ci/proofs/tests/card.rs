@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use dpu_trust::Code;
 use dpukit_host::pairing::{self, PairArguments};
 use dpukit_image::config::{Config, Emulator};
-use dpukit_image::emulator::{Card, Link};
+use dpukit_image::emulator::{Card, Link, Programs};
 use dpukit_image::load;
 use dpukit_proofs::call::{Answer, Call};
 use dpukit_proofs::inside::inside;
@@ -35,7 +35,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The host, with a card in it.
 struct Machine {
     config: Config,
-    tools: PathBuf,
+    programs: Programs,
     folder: tempfile::TempDir,
     files: Files,
     card: Card,
@@ -60,13 +60,13 @@ impl Machine {
         };
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
         let config = load::load(root, "virt").unwrap_or_else(|problems| panic!("{problems}"));
-        let tools = given("DPUKIT_CARD_TOOLS");
+        let programs = Programs { tools: given("DPUKIT_CARD_TOOLS"), u_boot: given("DPUKIT_CARD_U_BOOT") };
         let folder = tempfile::tempdir().unwrap();
         let emulator = emulator(&config);
         let mut card =
-            Card::new(&folder.path().join("card"), &given("DPUKIT_CARD_IMAGE"), emulator, &tools).unwrap();
+            Card::new(&folder.path().join("card"), &given("DPUKIT_CARD_IMAGE"), emulator, &programs).unwrap();
         card.link = Link::Tap("link".into());
-        card.make_key(&tools).unwrap();
+        card.make_key(&programs.tools).unwrap();
         fs::write(card.folder().join("code"), Code::random().unwrap().characters()).unwrap();
         card.code = Some(card.folder().join("code"));
 
@@ -91,7 +91,7 @@ impl Machine {
             "logLevel": "debug",
             "tls": {"ca": file("ca.pem"), "certificate": file("host.pem"), "key": file("host.key")},
         });
-        Self { config, tools, folder, files, card, qemu: None, network }
+        Self { config, programs, folder, files, card, qemu: None, network }
     }
 
     /// Turns the card on.
@@ -101,7 +101,7 @@ impl Machine {
         let port = self.config.board.plan.agent.port.get();
         let emulator = emulator(&self.config);
         let mut command =
-            self.card.command(&self.config.board, emulator, &self.tools, port, &arguments).unwrap();
+            self.card.command(&self.config.board, emulator, &self.programs.tools, port, &arguments).unwrap();
         command.stdin(Stdio::null()).stdout(console.try_clone().unwrap()).stderr(console);
         self.qemu = Some(command.spawn().unwrap());
     }
@@ -176,7 +176,9 @@ impl Machine {
 
     /// Runs a script on the card as root.
     fn on_card(&self, script: &str) -> String {
-        self.card.ssh(&self.tools, script).unwrap_or_else(|error| panic!("{error:#}\n{}", self.logs()))
+        self.card
+            .ssh(&self.programs.tools, script)
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", self.logs()))
     }
 
     fn logs(&self) -> String {

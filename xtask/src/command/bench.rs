@@ -4,6 +4,7 @@
 //! fastest and the slowest.
 
 mod cni;
+mod flash;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,6 +23,7 @@ use crate::ui::{Ui, bytes};
 pub fn run(common: &Common, flags: &Bench) -> Result<ExitCode> {
     match flags {
         Bench::Image { runs, cold } => image(common, *runs, *cold),
+        Bench::Flash => flash::run(common),
         Bench::Cni { runs } => cni::run(common, *runs),
     }
 }

@@ -1,16 +1,16 @@
 //! `boot`: runs the image in an emulated card, for a person or for the checks.
 
 use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use dpukit_image::check::{Report, Subject, check};
 use dpukit_image::config::Emulator;
-use dpukit_image::emulator::Card;
+use dpukit_image::emulator::{Card, Programs};
 use dpukit_image::hint::WithHint as _;
 use dpukit_image::project::Project;
+use dpukit_image::recipes::U_BOOT;
 use dpukit_image::{bundle, recipes};
 
 use crate::flags::{Boot, Common, Image};
@@ -24,11 +24,11 @@ pub fn run(common: &Common, flags: &Boot) -> Result<ExitCode> {
         let report = check_image(common, &ui, &project, emulator)?;
         return Ok(if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    let tools = tools(common, &ui, &project, emulator)?;
+    let programs = programs(common, &ui, &project, emulator)?;
     let board = &project.sources.config.board;
     let image = bundle::image_path(&common.root(), &board.name);
     let folder = bundle::folder(&common.root(), &board.name).join("card");
-    let mut card = Card::new(&folder, &image, emulator, &tools)?;
+    let mut card = Card::new(&folder, &image, emulator, &programs)?;
     if let Some(key) = &flags.ssh_key {
         let copy = card.folder().join("authorized_keys");
         fs::write(&copy, super::ssh_keys(key)?).with_context(|| format!("writing `{}`", copy.display()))?;
@@ -46,7 +46,8 @@ pub fn run(common: &Common, flags: &Boot) -> Result<ExitCode> {
         "ssh: port {} of this host; agent: port {}; Ctrl-A X leaves",
         card.ssh_port, card.agent_port
     ));
-    let status = card.command(board, emulator, &tools, port, &console)?.status().context("starting QEMU")?;
+    let status =
+        card.command(board, emulator, &programs.tools, port, &console)?.status().context("starting QEMU")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -60,11 +61,12 @@ pub fn emulator(project: &Project) -> Result<&Emulator> {
         .hint(|| "its file has no `[emulator]`; the emulated card is `--board virt`".into())
 }
 
-/// Unpacks QEMU unless the store has it.
-pub fn tools(common: &Common, ui: &Ui, project: &Project, emulator: &Emulator) -> Result<PathBuf> {
+/// QEMU and U-Boot, made unless the store has them.
+pub fn programs(common: &Common, ui: &Ui, project: &Project, emulator: &Emulator) -> Result<Programs> {
     let graph = recipes::graph(&project.sources)?;
-    graph.build(&project.store, &[&emulator.tools], common.jobs(), ui)?;
-    Ok(project.store.out(&graph.recipe(&emulator.tools).entry()))
+    graph.build(&project.store, &[&emulator.tools, U_BOOT], common.jobs(), ui)?;
+    let result = |step: &str| project.store.out(&graph.recipe(step).entry());
+    Ok(Programs { tools: result(&emulator.tools), u_boot: result(U_BOOT).join("u-boot.bin") })
 }
 
 /// Checks the image in `out/` on an emulated card, and prints what was found.
@@ -86,11 +88,11 @@ pub fn check_file(
     let board = &project.sources.config.board;
     let folder = bundle::folder(&common.root(), &board.name).join(name);
     fs::create_dir_all(&folder)?;
-    let tools = tools(common, ui, project, emulator)?;
+    let programs = programs(common, ui, project, emulator)?;
     let subject = Subject {
         config: &project.sources.config,
         emulator,
-        tools: &tools,
+        programs: &programs,
         image,
         folder: &folder,
         patience: Duration::from_mins(3),

@@ -1,17 +1,19 @@
 //! `image`: builds a board's image into `out/<board>`.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use dpukit_image::fetch::Missing;
+use dpukit_image::hint::report;
 use dpukit_image::project::Project;
-use dpukit_image::recipes::{self, IMAGE};
+use dpukit_image::recipes;
 use dpukit_image::step::Outcome;
-use dpukit_image::{bundle, preflight};
+use dpukit_image::{bundle, preflight, update};
 
 use crate::flags::{Common, Image};
-use crate::ui::Ui;
+use crate::ui::{Ui, bytes};
 
 pub fn run(common: &Common, flags: &Image) -> Result<ExitCode> {
     let ui = Ui::new(common);
@@ -30,8 +32,20 @@ pub fn run(common: &Common, flags: &Image) -> Result<ExitCode> {
         other => other?,
     };
     ui.summary(&outcomes);
-    ui.result("image", &written);
+    ui.result("image", &written.image);
+    ui.result("update", written.update.as_slice());
     ui.peak_memory();
+    let store = project.store.clone();
+    // A build holds what it uses until here.
+    drop(project);
+    match store.trim() {
+        Ok((0, _)) => {}
+        Ok((count, freed)) => {
+            ui.notice(&format!("the store gave up {count} results that were old, {}", bytes(freed)));
+        }
+        // The image is there all the same.
+        Err(error) => ui.notice(&format!("the store keeps what is old: {}", report(&error))),
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -40,16 +54,28 @@ fn look_first(project: &Project) -> Result<()> {
     if !project.missing().is_empty() {
         return preflight::check(project, None);
     }
-    match recipes::graph(&project.sources)?.draws(&project.store, IMAGE)? {
-        Some(draws) => preflight::check(project, Some(&draws)),
-        None => Ok(()),
+    let graph = recipes::graph(&project.sources)?;
+    let mut missing = None::<BTreeSet<String>>;
+    for step in recipes::bundle(&graph) {
+        if let Some(draws) = graph.draws(&project.store, step)? {
+            missing.get_or_insert_default().extend(draws);
+        }
     }
+    missing.map_or(Ok(()), |draws| preflight::check(project, Some(&draws)))
 }
 
-fn build(common: &Common, ui: &Ui, project: &Project) -> Result<(Vec<Outcome>, Vec<PathBuf>)> {
+/// What a build leaves for people.
+struct Written {
+    image: Vec<PathBuf>,
+    update: Option<PathBuf>,
+}
+
+fn build(common: &Common, ui: &Ui, project: &Project) -> Result<(Vec<Outcome>, Written)> {
     let graph = recipes::graph(&project.sources)?;
-    let outcomes = graph.build(&project.store, &[IMAGE], common.jobs(), ui)?;
-    let written = bundle::write(project, &graph)?;
+    let steps: Vec<_> =
+        recipes::bundle(&graph).into_iter().chain(update::tools(&project.sources.config)?).collect();
+    let outcomes = graph.build(&project.store, &steps, common.jobs(), ui)?;
+    let written = Written { image: bundle::write(project, &graph)?, update: update::write(project, &graph)? };
     project.store.remember(&common.board, &graph.recipes())?;
     Ok((outcomes, written))
 }

@@ -1,11 +1,19 @@
 //! `test`: all checks, including a boot of the image.
 
+mod beside;
 mod builds;
 mod commands;
 mod deb;
+pub mod flash;
+mod host_image;
+mod machine;
 mod metal;
 mod pods;
+mod power;
 mod programs;
+mod running;
+mod update;
+mod variant;
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -19,6 +27,7 @@ use dpukit_image::oracle::{self, Comparison};
 use dpukit_image::project::Project;
 use xshell::{Shell, cmd};
 
+use self::beside::Beside;
 use crate::command::boot::{check_file, check_image, emulator};
 use crate::flags::{Common, Image, Part, Test};
 use crate::ui::Ui;
@@ -31,17 +40,44 @@ pub fn run(common: &Common, flags: &Test) -> Result<ExitCode> {
         left_out.extend(check_sources(common, &ui)?);
     }
     if wants(Part::Deb) {
-        left_out.extend(deb::run(common, &ui)?);
+        left_out.extend(deb::run(common, &ui, flags.long)?);
     }
-    if [Part::Builds, Part::Metal, Part::Repeat, Part::Boot, Part::Pods, Part::Root].into_iter().any(wants) {
+    if [
+        Part::Builds,
+        Part::Metal,
+        Part::Repeat,
+        Part::Boot,
+        Part::Flash,
+        Part::Update,
+        Part::Power,
+        Part::Pods,
+        Part::Root,
+    ]
+    .into_iter()
+    .any(wants)
+    {
         ui.notice("image");
         super::image::run(common, &Image::default())?;
         let project = common.open(&ui, &Image::default())?;
+        // Each takes one processor, and its time: the other parts go on beside them.
+        let mut beside = Vec::new();
+        if flags.only.is_none() {
+            beside.push(Beside::start(Part::Flash)?);
+        }
+        if wants(Part::Root) {
+            if let Some(reason) = oracle::hindrance("arm64") {
+                left_out.extend(leave_out("the comparison of the root with mmdebstrap's", &reason)?);
+            } else if flags.only.is_none() {
+                beside.push(Beside::start(Part::Root)?);
+            } else {
+                compare_root(&ui, &project)?;
+            }
+        }
         if wants(Part::Builds) {
             builds::run(&ui, &project)?;
         }
         if wants(Part::Metal) {
-            metal::run(common, &ui, &project)?;
+            left_out.extend(metal::run(common, &ui, &project)?);
         }
         // Most of a cold build once more: only for who asks.
         if flags.only == Some(Part::Repeat) || flags.long {
@@ -50,11 +86,20 @@ pub fn run(common: &Common, flags: &Test) -> Result<ExitCode> {
         if wants(Part::Boot) {
             check_boot(common, &ui, &project)?;
         }
+        if flags.only == Some(Part::Flash) {
+            flash::run(common, &ui, &project)?;
+        }
+        if wants(Part::Update) {
+            update::run(common, &ui, &project)?;
+        }
+        if wants(Part::Power) {
+            power::run(common, &ui, &project, flags.long)?;
+        }
         if wants(Part::Pods) {
             left_out.extend(pods::run(common, &ui, &project)?);
         }
-        if wants(Part::Root) {
-            left_out.extend(compare_root(&ui, &project)?);
+        for part in beside {
+            part.finish(&ui)?;
         }
     }
     if left_out.is_empty() {
@@ -100,7 +145,9 @@ fn check_sources(common: &Common, ui: &Ui) -> Result<Option<String>> {
         return leave_out(IN_NAMESPACES, "they need root");
     }
     ui.notice(IN_NAMESPACES);
-    programs::run(&shell, &common.root(), &["shim", "agent"], &["--ignored"])?;
+    programs::test(&shell, &common.root(), &["shim", "agent"], &["--ignored"])?;
+    // One that takes minutes is for those who change the flash itself.
+    programs::test(&shell, &common.root(), &["flash"], &["--ignored", "--skip", "survives_every_fault"])?;
     Ok(None)
 }
 
@@ -132,11 +179,8 @@ fn check_boot(common: &Common, ui: &Ui, project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Compares the root with what mmdebstrap makes of its packages; returns why it could not be done.
-fn compare_root(ui: &Ui, project: &Project) -> Result<Option<String>> {
-    if let Some(reason) = oracle::hindrance("arm64") {
-        return leave_out("the comparison of the root with mmdebstrap's", &reason);
-    }
+/// Compares the root with what mmdebstrap makes of its packages.
+fn compare_root(ui: &Ui, project: &Project) -> Result<()> {
     ui.notice("the root must be what mmdebstrap makes of its packages; takes some minutes");
     let comparison = oracle::run(project)?;
     for line in &comparison.wrong {
@@ -150,7 +194,7 @@ fn compare_root(ui: &Ui, project: &Project) -> Result<Option<String>> {
     ui.notice(&format!(
         "{paths} paths compared, {declared} differences, all declared; mmdebstrap took {seconds:.0} s"
     ));
-    Ok(None)
+    Ok(())
 }
 
 /// Copies an image and turns over one byte in the middle of slot A's root.

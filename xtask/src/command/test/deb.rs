@@ -1,5 +1,5 @@
 //! The host's package: what lintian says of it, whether another place makes the same bytes, and its life in
-//! fresh Debian systems.
+//! fresh Debian systems. Then the container image of the same.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -11,7 +11,8 @@ use dpukit_image::recipes::{self, DEB, deb_name};
 use dpukit_image::source::folder::copy_checkout;
 use dpukit_image::store::Store;
 
-use crate::command::deb::build;
+use super::host_image;
+use crate::command::deb::{build, build_image};
 use crate::flags::{Common, Image};
 use crate::ui::Ui;
 
@@ -25,10 +26,12 @@ const DEPENDENCIES: &str = "kmod,systemd";
 /// The plugin is read in for every pod.
 const LARGEST_PLUGIN: u64 = 4 << 20;
 
-/// Builds and tests the package; returns why it could not be tested.
-pub fn run(common: &Common, ui: &Ui) -> Result<Option<String>> {
+/// Builds and tests the package; returns why it could not be tested. With `long`, its dependencies are compiled in
+/// another place as well.
+pub fn run(common: &Common, ui: &Ui, long: bool) -> Result<Option<String>> {
     ui.notice("the host's package");
     let package = build(common, ui)?;
+    let image = build_image(common, ui)?;
     if let Some(reason) = hindrance() {
         return super::leave_out("the tests of the host's package", &reason);
     }
@@ -38,18 +41,20 @@ pub fn run(common: &Common, ui: &Ui) -> Result<Option<String>> {
     let mut lintian = Command::new("lintian");
     lintian.args(["--no-cfg", "--profile", "debian", "--fail-on", "error,warning"]).arg(&package);
     succeed(&mut lintian)?;
+    ui.notice("the host's container image");
+    host_image::run(&image)?;
     for suite in SUITES {
         ui.notice(&format!("the package's life in a fresh {suite}"));
         live(suite, &package)?;
     }
-    ui.notice("the same package in another place; takes some minutes");
-    build_elsewhere(common, ui, &package)?;
+    ui.notice("the same package in another place");
+    build_elsewhere(common, ui, &package, long)?;
     Ok(None)
 }
 
 /// Why the tests cannot be run here; none where they can.
 fn hindrance() -> Option<String> {
-    for program in ["lintian", "mmdebstrap", "dpkg-deb"] {
+    for program in ["lintian", "mmdebstrap", "dpkg-deb"].into_iter().chain(host_image::PROGRAMS) {
         if Command::new(program).arg("--version").output().is_err() {
             return Some(format!("there is no `{program}`"));
         }
@@ -102,8 +107,9 @@ fn live(suite: &str, package: &Path) -> Result<()> {
     succeed(&mut life).map(drop).with_context(|| format!("the package's life in {suite}"))
 }
 
-/// Builds it in a copy of the checkout with a store of its own, which borrows downloads and tools alone.
-fn build_elsewhere(common: &Common, ui: &Ui, package: &Path) -> Result<()> {
+/// Builds it in a copy of the checkout with a store of its own, which borrows downloads and tools, and what the
+/// programs depend on unless that is built too.
+fn build_elsewhere(common: &Common, ui: &Ui, package: &Path, all: bool) -> Result<()> {
     let folder = tempfile::tempdir().context("making a folder for a build")?;
     let (root, cache) = (folder.path().join("checkout"), folder.path().join("cache"));
     fs::create_dir_all(&root)?;
@@ -114,7 +120,8 @@ fn build_elsewhere(common: &Common, ui: &Ui, package: &Path) -> Result<()> {
     symlink(theirs.join("downloads"), cache.join("downloads"))?;
     for (step, recipe) in &recipes::graph(&project.sources)?.recipes() {
         let entry = theirs.join("store").join(recipe.entry());
-        if step.starts_with("tools-") && entry.exists() {
+        let is_borrowed = step.starts_with("tools-") || !all && step.ends_with("-dependencies");
+        if is_borrowed && entry.exists() {
             symlink(entry, ours.cache().join("store").join(recipe.entry()))?;
         }
     }
@@ -127,7 +134,7 @@ fn build_elsewhere(common: &Common, ui: &Ui, package: &Path) -> Result<()> {
 }
 
 /// Runs a program that must end well, and gives what it printed.
-fn succeed(command: &mut Command) -> Result<String> {
+pub(super) fn succeed(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("starting {command:?}"))?;
     let (out, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{command:?} ended with {}:\n{out}{errors}", output.status);

@@ -7,7 +7,7 @@ use dpukit_image::bundle;
 use dpukit_image::project::Project;
 use xshell::Shell;
 
-use crate::command::boot::{emulator, tools};
+use crate::command::boot::{emulator, programs};
 use crate::flags::Common;
 use crate::ui::Ui;
 
@@ -27,16 +27,17 @@ pub fn run(common: &Common, ui: &Ui, project: &Project) -> Result<Option<String>
         return super::leave_out("the proofs of pods", &reason);
     }
     let config = &project.sources.config;
-    let tools = tools(common, ui, project, emulator(project)?)?;
+    let card = programs(common, ui, project, emulator(project)?)?;
     let shell = Shell::new()?;
     shell.change_dir(&config.root);
     // What the proof in an emulated card boots, and with what.
     shell.set_var("DPUKIT_CARD_IMAGE", bundle::image_path(&config.root, &config.board.name));
-    shell.set_var("DPUKIT_CARD_TOOLS", tools);
+    shell.set_var("DPUKIT_CARD_TOOLS", card.tools);
+    shell.set_var("DPUKIT_CARD_U_BOOT", card.u_boot);
     ui.notice("pods: proofs in network namespaces; take some minutes");
     // Each proof has the machine to itself: they measure deadlines.
     let arguments = ["--include-ignored", "--test-threads", "1", "--quiet"];
-    programs::run(&shell, &config.root, &["ci/proofs"], &arguments).context("proving pods end to end")?;
+    programs::test(&shell, &config.root, &["ci/proofs"], &arguments).context("proving pods end to end")?;
     Ok(None)
 }
 
