@@ -141,6 +141,8 @@ pub struct Tools {
     pub rust: String,
     /// A C compiler and libraries for the card's architecture; parts that are built from C need it.
     pub cross: Option<String>,
+    /// Go; an agent of Cilium's that is built needs it.
+    pub go: Option<String>,
     /// RAUC, which makes and signs bundles.
     pub bundle: Option<String>,
 }
@@ -196,6 +198,8 @@ pub struct Parts {
     pub host_drivers: Option<String>,
     /// Of source `oci`: the image of Cilium's agent.
     pub cilium: Option<String>,
+    /// Of source `git`: the source of an agent of our own, which takes the place of the image's.
+    pub cilium_agent: Option<String>,
 }
 
 /// What the host is told of the endpoint, where it is to be otherwise than in the configuration of `octep_cp_agent` as

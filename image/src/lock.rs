@@ -315,11 +315,13 @@ pub fn board_components(config: &Config) -> Vec<&Component> {
         &board.root.oracle,
         &board.root.agent,
     ];
-    let perhaps = [&parts.firmware, &parts.octep_agent, &parts.host_drivers, &parts.cilium];
+    let perhaps =
+        [&parts.firmware, &parts.octep_agent, &parts.host_drivers, &parts.cilium, &parts.cilium_agent];
     let names: BTreeSet<_> = named
         .into_iter()
         .chain(board.emulator.as_ref().map(|emulator| &emulator.tools))
         .chain(&tools.cross)
+        .chain(&tools.go)
         .chain(&tools.bundle)
         .chain(board.u_boot.iter().flat_map(|u_boot| [&u_boot.source, &u_boot.tools]))
         .chain(board.kernel.vendor.as_ref().map(|vendor| &vendor.source))

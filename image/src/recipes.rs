@@ -3,6 +3,7 @@
 //! One file per part of the image; each adds its steps to the graph.
 
 mod agent;
+mod cilium;
 mod disk;
 mod drivers;
 mod firmware;
@@ -10,6 +11,7 @@ mod host;
 mod host_image;
 mod images;
 mod kernel;
+mod layer;
 mod octep;
 mod root;
 mod start;
@@ -36,6 +38,7 @@ use crate::source::Origins;
 use crate::step::{Builder, Graph, Room};
 use crate::update;
 
+pub use cilium::CILIUM_AGENT;
 pub use disk::{BOOT, copy_sparse};
 pub use drivers::{DRIVERS, drivers_name};
 pub use firmware::FIRMWARE;

@@ -14,7 +14,7 @@ use crate::debian::version::Version;
 use crate::lock::{Content, Lock};
 
 /// What a part can be called.
-pub const PARTS: [&str; 5] = ["firmware", "octep-agent", "kernel", "host-drivers", "cilium"];
+pub const PARTS: [&str; 6] = ["firmware", "octep-agent", "kernel", "host-drivers", "cilium", "cilium-agent"];
 
 /// Versions that a rule takes.
 ///
@@ -96,7 +96,8 @@ pub fn parts(config: &Config, lock: &Lock) -> Vec<Part> {
         "firmware" => config.board.parts.firmware.as_ref(),
         "octep-agent" => config.board.parts.octep_agent.as_ref(),
         "host-drivers" => config.board.parts.host_drivers.as_ref(),
-        _ => config.board.parts.cilium.as_ref(),
+        "cilium" => config.board.parts.cilium.as_ref(),
+        _ => config.board.parts.cilium_agent.as_ref(),
     };
     let parts = PARTS.into_iter().filter_map(|name| {
         let component = config.components.get(named(name)?)?;

@@ -90,10 +90,13 @@ fn all_that_lacks_is_listed_at_once_with_its_mend() {
         }
     }
     insta::assert_snapshot!(unready, @r#"
-    board `cn106` can't be built here: 6 things are missing
+    board `cn106` can't be built here: 7 things are missing
 
     cilium: the image `127.0.0.1:9/cilium/cilium:v1.17.0` can't be had: …
       mend: name a registry that you reach as `mirrors` of the component; where a login is needed, run `podman login 127.0.0.1:9` or `docker login`
+
+    cilium-agent: unable to access 'http://127.0.0.1:9/…
+      mend: where the address can't be reached, put a clone named `cilium.git` into a folder and name the folder as `git-mirrors` in `dpukit.local.toml`
 
     dao: unable to access 'http://127.0.0.1:9/…
       mend: where the address can't be reached, put a clone named `dao.git` into a folder and name the folder as `git-mirrors` in `dpukit.local.toml`
@@ -125,44 +128,46 @@ fn servers_that_say_nothing_cost_less_than_five_seconds() {
 #[test]
 fn the_matrix_says_what_goes_together() {
     let config = board("127.0.0.1:9");
-    insta::assert_snapshot!(rules::table(&config, &Lock::default()), @r"
+    insta::assert_snapshot!(rules::table(&config, &Lock::default()), @"
     board cn106
 
-    part          component      version    needed         taken
-    firmware      sdk            12.25.01   12.25.01       not in the lock yet
-    octep-agent   octep-agent    25.03.0    25.03          aa84a2331f76b68583e7b5861f17f5f3cef0fbd0
-    kernel        linux-marvell  6.1.67     6.1.67         177cbd9a96f8bb53b93afd8c2b044615cc73e6f3
-    host-drivers  octeon-ep      not known  any            c1dd4d9d0026650032300a6de424aba9737cfaa1
-    cilium        cilium         1.17.0     >=1.17, <1.18  not in the lock yet
+    part          component      version     needed         taken
+    firmware      sdk            12.25.01    12.25.01       not in the lock yet
+    octep-agent   octep-agent    25.03.0     25.03          aa84a2331f76b68583e7b5861f17f5f3cef0fbd0
+    kernel        linux-marvell  6.1.67      6.1.67         177cbd9a96f8bb53b93afd8c2b044615cc73e6f3
+    host-drivers  octeon-ep      not known   any            c1dd4d9d0026650032300a6de424aba9737cfaa1
+    cilium        cilium         1.17.0      >=1.17, <1.18  not in the lock yet
+    cilium-agent  cilium-agent   1.17.0-dev  >=1.17, <1.18  c81fa2e447990c8834320b2c5401a4a759c76e55
 
     octep_cp_agent is started with --dpi_dev {dpi} --pem_dev {pem}
     run together by the card's makers, in their CNI-offload guide (SDK 12.25.01), but for:
-      cilium is 1.17.0, was 1.17.0-dev, from commit c81fa2e447990c8834320b2c5401a4a759c76e55
+      cilium is 1.17.0, was 1.17.0-dev
 
     sets that are known:
-      SDK 12.25.01: cilium 1.17.0-dev, firmware 12.25.01, kernel 6.1.67, octep-agent 25.03.0
+      SDK 12.25.01: cilium 1.17.0-dev, cilium-agent 1.17.0-dev, firmware 12.25.01, kernel 6.1.67, octep-agent 25.03.0
       SDK 12.25.06: firmware 12.25.06, octep-agent 25.04.0
     ");
     let mut other = config.clone();
     other.components.get_mut("octep-agent").unwrap().version = Some("25.04.0".into());
-    insta::assert_snapshot!(rules::table(&other, &Lock::default()), @r"
+    insta::assert_snapshot!(rules::table(&other, &Lock::default()), @"
     board cn106
 
-    part          component      version    needed         taken
-    firmware      sdk            12.25.01   12.25.01       not in the lock yet
-    octep-agent   octep-agent    25.04.0    25.03  WRONG   aa84a2331f76b68583e7b5861f17f5f3cef0fbd0
-    kernel        linux-marvell  6.1.67     6.1.67         177cbd9a96f8bb53b93afd8c2b044615cc73e6f3
-    host-drivers  octeon-ep      not known  any            c1dd4d9d0026650032300a6de424aba9737cfaa1
-    cilium        cilium         1.17.0     >=1.17, <1.18  not in the lock yet
+    part          component      version     needed         taken
+    firmware      sdk            12.25.01    12.25.01       not in the lock yet
+    octep-agent   octep-agent    25.04.0     25.03  WRONG   aa84a2331f76b68583e7b5861f17f5f3cef0fbd0
+    kernel        linux-marvell  6.1.67      6.1.67         177cbd9a96f8bb53b93afd8c2b044615cc73e6f3
+    host-drivers  octeon-ep      not known   any            c1dd4d9d0026650032300a6de424aba9737cfaa1
+    cilium        cilium         1.17.0      >=1.17, <1.18  not in the lock yet
+    cilium-agent  cilium-agent   1.17.0-dev  >=1.17, <1.18  c81fa2e447990c8834320b2c5401a4a759c76e55
 
     wrong: `octep-agent` is 25.04.0, and with `firmware` 12.25.01 it has to be 25.03: the makers ran this firmware with agent 25.03.0 and kernel 6.1.67
     octep_cp_agent is started with --dpi_dev {dpi} --pem_dev {pem}
     run together by the card's makers, in their CNI-offload guide (SDK 12.25.01), but for:
       octep-agent is 25.04.0, was 25.03.0
-      cilium is 1.17.0, was 1.17.0-dev, from commit c81fa2e447990c8834320b2c5401a4a759c76e55
+      cilium is 1.17.0, was 1.17.0-dev
 
     sets that are known:
-      SDK 12.25.01: cilium 1.17.0-dev, firmware 12.25.01, kernel 6.1.67, octep-agent 25.03.0
+      SDK 12.25.01: cilium 1.17.0-dev, cilium-agent 1.17.0-dev, firmware 12.25.01, kernel 6.1.67, octep-agent 25.03.0
       SDK 12.25.06: firmware 12.25.06, octep-agent 25.04.0
     ");
 }
@@ -255,6 +260,7 @@ fn sets_that_were_run_together_keep_the_rules() {
             ("kernel", "linux-marvell"),
             ("host-drivers", "octeon-ep"),
             ("cilium", "cilium"),
+            ("cilium-agent", "cilium-agent"),
         ] {
             if let Some(version) = set.parts.get(part) {
                 config.components.get_mut(component).unwrap().version = Some(version.clone());
@@ -387,6 +393,8 @@ fn with_stand_ins_the_sources_are_locked_and_become_steps() {
     let Content::Files(files) = &written.components["sdk"].content else { panic!("no files") };
     assert_eq!(files.len(), 3);
 
+    // Go builds no agent from a stand-in that is one file.
+    project.sources.config.board.parts.cilium_agent = None;
     project.sources.config.root = root();
     let graph = recipes::graph(&project.sources).unwrap();
     let mut targets = vec![FIRMWARE, DRIVERS, "dao-source", "octep-agent-source", "linux-marvell-source"];
@@ -492,9 +500,9 @@ fn what_no_folder_can_stand_in_for_is_told() {
         told("agent", "/tmp"),
         told("octep-agent", "/nonexistent"),
     ];
-    insta::assert_snapshot!(said.join("\n\n"), @r"
+    insta::assert_snapshot!(said.join("\n\n"), @"
     error: there is no component `octep`, that `/tmp` would stand in for
-    hint: there is: `agent`, `cilium`, `dao`, `host`, `linux-6.1`, `linux-marvell`, `octeon-ep`, `octep-agent`, `oracle`, `root`, `sdk`, `tools-base`, `tools-cross`, `tools-emulator`, `tools-kernel`, `tools-rust`, `tools-u-boot`, `tools-update`, `u-boot`
+    hint: there is: `agent`, `cilium`, `cilium-agent`, `dao`, `host`, `linux-6.1`, `linux-marvell`, `octeon-ep`, `octep-agent`, `oracle`, `root`, `sdk`, `tools-base`, `tools-cross`, `tools-emulator`, `tools-go`, `tools-kernel`, `tools-rust`, `tools-u-boot`, `tools-update`, `u-boot`
 
     error: `root` is many packages, and no folder can stand in for them
     hint: change what it takes in `image/components/root.toml`

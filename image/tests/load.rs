@@ -179,12 +179,12 @@ fn what_is_wrong_with_sources_that_are_not_packages_is_said_at_once() {
     checkout.edit(METAL, "firmware = \"sdk\"", "firmware = \"agent\"");
     checkout.write("dpukit.local.toml", "git-mirrors = \"nowhere\"\n[files]\nsdc = \"x\"\n");
     let problems = load(checkout.0.path(), "metal").expect_err("nothing was found wrong").to_string();
-    insta::assert_snapshot!(lines_of(&problems, &["image/", "dpukit.local.toml"]).join("\n"), @r"
+    insta::assert_snapshot!(lines_of(&problems, &["image/", "dpukit.local.toml"]).join("\n"), @"
     dpukit.local.toml:1:15: there is no folder `nowhere`
     hint: write it from the checkout's top, or with a slash in front
     dpukit.local.toml:3:1: there is no component `sdc`
     hint: did you mean `sdk`?
-    image/boards/metal.toml:7:12: the component `agent` is a crate (`[local]`), and files of the user's (`[user]`) are wanted
+    image/boards/metal.toml:8:12: the component `agent` is a crate (`[local]`), and files of the user's (`[user]`) are wanted
     image/components/cilium.toml:6:13: `cilium/cilium:v1.17.0` is not the reference of an image
     hint: write it with its registry, as `quay.io/cilium/cilium:v1.17.0`; a digest has its own key
     image/components/cilium.toml:9:10: `md5:3e1bf5a5c0f0e3cf2a7ad8e2a4dc7d1b0ca9d2d7a45e3d0f7a1e0ac2f1b0c9d8` is not a digest
@@ -202,7 +202,7 @@ fn what_is_wrong_with_sources_that_are_not_packages_is_said_at_once() {
     image/rules.toml:5:21: version ` 12` has ` `, which no version may have
     hint: write versions as `25.03`, `>=12.25.03` or `>=12.25.03, <12.26`
     image/rules.toml:6:11: there is no part `octep`
-    hint: there is: `firmware`, `octep-agent`, `kernel`, `host-drivers`, `cilium`
+    hint: there is: `firmware`, `octep-agent`, `kernel`, `host-drivers`, `cilium`, `cilium-agent`
     ");
 }
 
@@ -303,9 +303,9 @@ fn a_value_of_another_type_is_shown_with_the_type_that_is_wanted() {
     insta::assert_snapshot!(after(BOARD, "cpus = 2", "cpus = \"two\""), @r#"
     the declarations of the image have an error
 
-    image/boards/board.toml:69:8: `emulator.cpus` has to be a number, and is a text
+    image/boards/board.toml:71:8: `emulator.cpus` has to be a number, and is a text
         |
-     69 | cpus = "two"
+     71 | cpus = "two"
         |        ^^^^^ has to be a number
       hint: write it as in `cpus = 1`
     "#);
@@ -361,9 +361,9 @@ fn what_a_table_lacks_is_shown_at_its_head() {
      3 | extends = "base"
        | ^^^^^^^ to be added in here
 
-    image/boards/board.toml:53:1: unknown key `updates.dhcp-drivers`
+    image/boards/board.toml:55:1: unknown key `updates.dhcp-drivers`
         |
-     53 | dhcp-drivers = ["virtio_net"]
+     55 | dhcp-drivers = ["virtio_net"]
         | ^^^^^^^^^^^^ not known here
       hint: did you mean `network.dhcp-drivers`?
     "#);
@@ -501,9 +501,9 @@ vfs = 0
      42 | vfs = 0
         |       ^ `setup.sriov[0].vfs`
 
-    image/boards/board.toml:57:1: unknown key `swop`
+    image/boards/board.toml:59:1: unknown key `swop`
         |
-     57 | swop = "off"
+     59 | swop = "off"
         | ^^^^ `setup.swop`
       hint: did you mean `swap`?
     "#);
@@ -511,12 +511,12 @@ vfs = 0
 
 #[test]
 fn what_the_setup_gets_wrong_together_is_shown_at_its_head() {
-    insta::assert_snapshot!(after(BOARD, "[\"32MiB\"]", "[]"), @r"
+    insta::assert_snapshot!(after(BOARD, "[\"32MiB\"]", "[]"), @"
     the declarations of the image have an error
 
-    image/boards/board.toml:57:1: `huge-pages.sizes` is empty: name at least one page size
+    image/boards/board.toml:59:1: `huge-pages.sizes` is empty: name at least one page size
         |
-     57 | [setup]
+     59 | [setup]
         | ^^^^^^^ `setup`
     ");
 }
@@ -694,7 +694,7 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
     16MiB -> 65MiB
         image/boards/board.toml:21:15: a kernel of 65 MiB is let through, and `disk.boot` has 64 MiB
     disk = "2GiB" -> disk = "256MiB"
-        image/boards/board.toml:72:8: the disk has 256 MiB, and two slots and the data partition need 450 MiB
+        image/boards/board.toml:74:8: the disk has 256 MiB, and two slots and the data partition need 450 MiB
     source = "linux" -> source = "linx"
         image/boards/board.toml:13:10: there is no component `linx`
         hint: did you mean `linux`?
@@ -808,31 +808,31 @@ fn wrong_values_are_refused_with_what_to_write_instead() {
     panic=10 -> $panic
         image/boards/board.toml:43:11: U-Boot's script cannot hold the letter `$`
     ["virtio_net"] -> ["virtio net"]
-        image/boards/board.toml:54:17: `virtio net` is not the name of a driver
+        image/boards/board.toml:56:17: `virtio net` is not the name of a driver
         hint: a name has letters, digits, `.`, `+`, `-` and `_`, and begins with a letter or a digit
     { "1b36:0005" = 1 } -> { "1b36-0005" = 1 }
-        image/boards/board.toml:79:17: `1b36-0005` is not a PCI id: write vendor and device as `177d:a080`
+        image/boards/board.toml:81:17: `1b36-0005` is not a PCI id: write vendor and device as `177d:a080`
         hint: did you mean `1b36:0005`?
     { "1b36:0005" = 1 } -> { "1b36:0005" = 0 }
-        image/boards/board.toml:79:31: 0 is not from 1 to 256
+        image/boards/board.toml:81:31: 0 is not from 1 to 256
     { "1b36:0005" = 1 } -> { "1b36:0006" = 1 }
-        image/boards/board.toml:79:17: nothing binds `1b36:0006` to `vfio-pci`
+        image/boards/board.toml:81:17: nothing binds `1b36:0006` to `vfio-pci`
         hint: write `[[setup.vfio]]` with `id = "1b36:0006"`, or take it out here
     netdev={link} -> netdev={lnik}
-        image/boards/board.toml:74:23: `{lnik}` stands for nothing
+        image/boards/board.toml:76:23: `{lnik}` stands for nothing
         hint: only `{link}` stands for something
     link-host = "192.168.1.2" -> link-host = "192.168.1.2/24"
-        image/boards/board.toml:76:13: `192.168.1.2/24` is not an IPv4 address
+        image/boards/board.toml:78:13: `192.168.1.2/24` is not an IPv4 address
         hint: without the network's size: `192.168.1.2`
     link-host = "192.168.1.2" -> link-host = "192.168.2.2"
-        image/boards/board.toml:76:13: `192.168.2.2` and the card's `192.168.1.1` are not in one network of 256 addresses
+        image/boards/board.toml:78:13: `192.168.2.2` and the card's `192.168.1.1` are not in one network of 256 addresses
     link-card = "192.168.1.1" -> link-card = "192.168.1.3"
-        image/boards/board.toml:77:13: the card is looked for at `192.168.1.3`, and sets itself up as `192.168.1.1`
+        image/boards/board.toml:79:13: the card is looked for at `192.168.1.3`, and sets itself up as `192.168.1.1`
         hint: write the address of `setup.link.address`
     cpus = 2 -> cpus = 0
-        image/boards/board.toml:69:8: 0 is not from 1 to 512
+        image/boards/board.toml:71:8: 0 is not from 1 to 512
     cpus = 2 -> cpus = 2.5
-        image/boards/board.toml:69:8: `emulator.cpus` has to be a number, and is a number with a fraction
+        image/boards/board.toml:71:8: `emulator.cpus` has to be a number, and is a number with a fraction
         hint: write it as in `cpus = 1`
     "#);
 }

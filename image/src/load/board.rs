@@ -255,6 +255,7 @@ fn parts(parts: Section<'_, '_>, names: &Names<'_>) -> Parts {
         octep_agent: of("octep-agent", "git"),
         host_drivers: of("host-drivers", "git"),
         cilium: of("cilium", "oci"),
+        cilium_agent: of("cilium-agent", "git"),
     }
 }
 
@@ -270,9 +271,9 @@ fn endpoint(endpoint: Section<'_, '_>) -> Endpoint {
 fn tools(tools: Section<'_, '_>, names: &Names<'_>) -> Option<Tools> {
     let [base, kernel, rust] =
         ["base", "kernel", "rust"].map(|key| tools.text(key, |name| packages(name, "amd64", names)));
-    let [cross, bundle] =
-        ["cross", "bundle"].map(|key| tools.maybe_text(key, |name| packages(name, "amd64", names)));
-    Some(Tools { base: base?, kernel: kernel?, rust: rust?, cross, bundle })
+    let [cross, go, bundle] =
+        ["cross", "go", "bundle"].map(|key| tools.maybe_text(key, |name| packages(name, "amd64", names)));
+    Some(Tools { base: base?, kernel: kernel?, rust: rust?, cross, go, bundle })
 }
 
 fn root(root: Section<'_, '_>, names: &Names<'_>) -> Option<Root> {

@@ -47,14 +47,13 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources, local: &'a LocalSo
         let licences = licences(&room.result(CRATES).join("vendor"))?;
         files.insert(LICENCES.to_owned(), (0o644, licences.into_bytes()));
         let layout = room.place.scratch.join("layout");
-        let index = write_layout(&files, &layout)?;
-        images::pack(&layout, index.as_bytes(), &room.place.out.join(host_image_name()))
+        write_layout(&files, &layout)?;
+        images::pack(&[&layout], &room.place.out.join(host_image_name()))
     });
     Ok(())
 }
 
-/// Writes all of a layout but its index, which is given.
-fn write_layout(files: &BTreeMap<String, (u32, Vec<u8>)>, layout: &Path) -> Result<String> {
+fn write_layout(files: &BTreeMap<String, (u32, Vec<u8>)>, layout: &Path) -> Result<()> {
     let blobs = layout.join("blobs/sha256");
     fs::create_dir_all(&blobs).with_context(|| format!("making `{}`", blobs.display()))?;
     let blob = |kind: &str, bytes: &[u8]| -> Result<Value> {
@@ -85,10 +84,9 @@ fn write_layout(files: &BTreeMap<String, (u32, Vec<u8>)>, layout: &Path) -> Resu
         "io.containerd.image.name": host_image_reference(),
         "org.opencontainers.image.ref.name": VERSION,
     });
-    // Without it the layout is none; `index.json` is filled in by who packs it.
-    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
-    fs::write(layout.join("index.json"), "")?;
-    Ok(json!({ "schemaVersion": 2, "manifests": [manifest] }).to_string())
+    let index = json!({ "schemaVersion": 2, "manifests": [manifest] });
+    fs::write(layout.join("index.json"), index.to_string())?;
+    Ok(fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?)
 }
 
 /// The image's only layer; the same bytes each time.

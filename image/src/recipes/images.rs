@@ -5,6 +5,7 @@
 //! would be there twice, in the verified root and unpacked by containerd, for ever. On data it is removed once it is
 //! unpacked. What guards it is its hash, which is in the root.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use dpu_plan::{CardImage, IMAGES as LIST, Images};
 use walkdir::WalkDir;
 
-use super::Sources;
+use super::cilium::{self, CILIUM_AGENT};
+use super::{Sources, layer};
 use crate::config::{Component, OciSource, Source};
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
@@ -34,28 +36,41 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
     let component = sources.component(name)?;
     let Source::Oci(source) = &component.source else { bail!("`{name}` is not a container image") };
     layout(graph, sources, component, source)?;
+    let is_patched = cilium::steps(graph, sources)?;
     let limit = sources.config.board.disk.data;
-    graph
-        .step(IMAGES)
-        .needs(name)
-        .content("code", include_str!("images.rs"))
+    let mut step = graph.step(IMAGES).needs(name);
+    if is_patched {
+        step = step.needs(CILIUM_AGENT);
+    }
+    step.content("code", concat!(include_str!("images.rs"), include_str!("layer.rs")))
         .content("size", limit.to_string())
         .content("name", source.reference())
-        .run(move |room| archive(room, component, source, limit));
+        .run(move |room| {
+            let layer = is_patched.then(|| room.result(CILIUM_AGENT).join("layer"));
+            archive(room, component, source, layer.as_deref(), limit)
+        });
     Ok(())
 }
 
-/// Packs the layout, and lists it for the card.
-fn archive(room: &Room<'_>, component: &Component, source: &OciSource, limit: u64) -> Result<()> {
+/// Packs the layout with a layer over its image where there is one, and lists it for the card.
+fn archive(
+    room: &Room<'_>,
+    component: &Component,
+    source: &OciSource,
+    layer: Option<&Path>,
+    limit: u64,
+) -> Result<()> {
     let layout = room.result(&component.name);
-    let (index, digest) = index(&layout, source)?;
+    let ours = room.place.scratch.join("layout");
+    fs::create_dir_all(&ours)?;
+    let digest = index(&layout, source, layer, &ours)?;
     // Of two systems with two images each takes its own.
     let (_, hex) = digest.split_once(':').with_context(|| format!("`{digest}` is no digest"))?;
     let path = PathBuf::from(ARCHIVES).join(format!("{}-{}.tar", component.name, &hex[..hex.len().min(12)]));
     let to = room.place.out.join("data").join(&path);
     fs::create_dir_all(to.parent().unwrap_or(&to))?;
     let context = || format!("packing the image of `{}`", component.name);
-    pack(&layout, index.as_bytes(), &to).with_context(context)?;
+    pack(&[&layout, &ours], &to).with_context(context)?;
     let size = to.metadata()?.len();
     if size + SPARE > limit {
         let (size, limit) = (size >> 20, limit >> 20);
@@ -77,8 +92,9 @@ fn archive(room: &Room<'_>, component: &Component, source: &OciSource, limit: u6
     Ok(())
 }
 
-/// The layout's index, in which the image has the name that Kubernetes asks for, whoever made it; and its digest.
-fn index(layout: &Path, source: &OciSource) -> Result<(String, String)> {
+/// Writes to `ours` what the layout gets in addition or instead: an index in which the image has the name that Kubernetes
+/// asks for, whoever made it, and the layer. Returns the image's digest.
+fn index(layout: &Path, source: &OciSource, layer: Option<&Path>, ours: &Path) -> Result<String> {
     let path = layout.join("index.json");
     let context = || format!("reading `{}`", path.display());
     let mut index: serde_json::Value =
@@ -86,28 +102,33 @@ fn index(layout: &Path, source: &OciSource) -> Result<(String, String)> {
     let Some([manifest]) = index["manifests"].as_array_mut().map(Vec::as_mut_slice) else {
         bail!("`{}` does not name one image, for the card alone", path.display())
     };
+    if let Some(layer) = layer {
+        *manifest = layer::over(layout, manifest, layer, "dpukit: patched agent", ours)?;
+    }
     let digest = manifest["digest"].as_str().with_context(context)?.to_owned();
     manifest["annotations"] = serde_json::json!({ "io.containerd.image.name": source.reference() });
-    Ok((serde_json::to_string(&index)?, digest))
+    fs::write(ours.join("index.json"), serde_json::to_vec(&index)?)?;
+    Ok(digest)
 }
 
-/// Packs a layout with another index; the same bytes each time.
-pub(super) fn pack(layout: &Path, index: &[u8], to: &Path) -> Result<()> {
-    let mut archive = tar::Builder::new(File::create(to)?);
-    let mut header = tar::Header::new_ustar();
-    header.set_mode(0o644);
-    let mut append = |path: &Path, size: u64, content: &mut dyn std::io::Read| {
-        header.set_size(size);
-        archive.append_data(&mut header, path, content)
-    };
-    for file in WalkDir::new(layout).sort_by_file_name() {
-        let file = file?;
-        let path = file.path().strip_prefix(layout)?;
-        if path == Path::new("index.json") {
-            append(path, index.len() as u64, &mut &*index)?;
-        } else if file.file_type().is_file() {
-            append(path, file.metadata()?.len(), &mut File::open(file.path())?)?;
+/// Packs layouts as one, in which a later one's files take the place of an earlier one's; the same bytes each time.
+pub(super) fn pack(layouts: &[&Path], to: &Path) -> Result<()> {
+    let mut files = BTreeMap::new();
+    for layout in layouts {
+        for file in WalkDir::new(layout) {
+            let file = file?;
+            if file.file_type().is_file() {
+                files.insert(file.path().strip_prefix(layout)?.to_owned(), file.into_path());
+            }
         }
+    }
+    let mut archive = tar::Builder::new(File::create(to)?);
+    for (name, path) in files {
+        let file = File::open(path)?;
+        let mut header = tar::Header::new_ustar();
+        header.set_mode(0o644);
+        header.set_size(file.metadata()?.len());
+        archive.append_data(&mut header, name, file)?;
     }
     archive.into_inner()?.sync_all()?;
     Ok(())

@@ -37,8 +37,10 @@ for unit in dpu-setup dpu-images dpu-octep dpu-agent containerd; do
         grep -E '^(dpu-|containerd|nftables|systemd-modules-load|systemd-udev-trigger)' | sort)
 done
 echo == container images
-ctr --namespace k8s.io images list | awk '{ print $1, $3, $NF }'
+ctr --namespace k8s.io images list | awk '{ print $1, $3, $NF }' | sed -E 's/[0-9a-f]{64}/DIGEST/g'
 ls /data/images
+echo == the agent in the image, with our patches
+ctr --namespace k8s.io run --rm --env K8S_NODE_NAME=node7-dpu quay.io/cilium/cilium:v1.17.0 agent /usr/bin/cilium-agent
 echo == seed
 cat /proc/sys/kernel/hostname /etc/systemd/timesyncd.conf.d/10-seed.conf
 stat --format '%a %n' /etc/credstore/dpukit.pairing-code

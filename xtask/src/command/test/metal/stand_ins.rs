@@ -61,6 +61,7 @@ impl StandIns {
             ("octeon-ep", checkout.join(FOLDER).join("octeon-ep")),
             ("sdk", at("sdk")),
             ("cilium", at("cilium")),
+            ("cilium-agent", checkout.join(FOLDER).join("cilium")),
         ];
         let overrides = overrides.map(|(name, path)| (name.to_owned(), path)).into();
         Ok(Self { checkout: checkout.to_owned(), folder, overrides })
@@ -72,7 +73,7 @@ impl StandIns {
         for folder in ["agent", "kernel-config", "rootfs-overlay", "shim"] {
             symlink(self.checkout.join(folder), root.join(folder))?;
         }
-        for folder in ["components", "keys", "suites.toml", "rules.toml"] {
+        for folder in ["components", "keys", "patches", "suites.toml", "rules.toml"] {
             let place = root.join("image").join(folder);
             fs::create_dir_all(place.parent().unwrap_or(&root))?;
             symlink(self.checkout.join("image").join(folder), place)?;
