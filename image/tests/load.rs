@@ -213,6 +213,7 @@ fn what_is_wrong_with_a_board_of_metal_is_said_at_once() {
     checkout.edit(METAL, "config = \"makers\"", "config = \"maker\"");
     checkout.edit(METAL, "mac = \"02:", "mac = \"03:");
     checkout.edit(METAL, "vfs = 8", "vfs = 128");
+    checkout.edit(METAL, "octep-agent = \"octep\"", "cilium-agent = \"octep\"");
     checkout.edit(METAL, "speed = 10000", "speed = \"10G\"");
     let problems = load(checkout.0.path(), "metal").expect_err("nothing was found wrong").to_string();
     insta::assert_snapshot!(lines(&problems).join("\n"));

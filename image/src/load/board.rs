@@ -250,6 +250,11 @@ pub(super) fn named(name: &str, kind: &str, names: &Names<'_>) -> Result<String,
 
 fn parts(parts: Section<'_, '_>, names: &Names<'_>) -> Parts {
     let of = |key, kind| parts.maybe_text(key, |name| named(name, kind, names));
+    if let (None, Some(entry)) = (parts.entry("cilium"), parts.entry("cilium-agent")) {
+        let wrong = Wrong::new("there is no image that this agent could be laid over")
+            .hint("write `cilium` with a component that is a container image");
+        parts.refuse(&entry.key, &parts.path("cilium-agent"), wrong);
+    }
     Parts {
         firmware: of("firmware", "user"),
         octep_agent: of("octep-agent", "git"),
