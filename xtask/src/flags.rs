@@ -149,7 +149,8 @@ pub struct Test {
     /// Run these checks alone.
     #[arg(long, value_enum, value_name = "PART")]
     pub only: Option<Part>,
-    /// Also what takes more than a quarter of an hour: every step a second time, the kernel too; 500 power cuts.
+    /// Also what takes more than a quarter of an hour: every step a second time, the kernel too; the kernel
+    /// of the board of metal; 500 power cuts.
     #[arg(long)]
     pub long: bool,
 }

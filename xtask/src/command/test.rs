@@ -28,7 +28,7 @@ use dpukit_image::project::Project;
 use xshell::{Shell, cmd};
 
 use self::beside::Beside;
-use crate::command::boot::{check_file, check_image, emulator};
+use crate::command::boot::{self, check_file, check_image, emulator};
 use crate::flags::{Common, Image, Part, Test};
 use crate::ui::Ui;
 
@@ -59,6 +59,10 @@ pub fn run(common: &Common, flags: &Test) -> Result<ExitCode> {
         ui.notice("image");
         super::image::run(common, &Image::default())?;
         let project = common.open(&ui, &Image::default())?;
+        // Some parts open no connection: what all of them start is there before the first.
+        if let Some(emulator) = &project.sources.config.board.emulator {
+            boot::programs(common, &ui, &project, emulator)?;
+        }
         // Each takes one processor, and its time: the other parts go on beside them.
         let mut beside = Vec::new();
         if flags.only.is_none() {
@@ -77,7 +81,7 @@ pub fn run(common: &Common, flags: &Test) -> Result<ExitCode> {
             builds::run(&ui, &project)?;
         }
         if wants(Part::Metal) {
-            left_out.extend(metal::run(common, &ui, &project)?);
+            left_out.extend(metal::run(common, &ui, &project, flags.long)?);
         }
         // Most of a cold build once more: only for who asks.
         if flags.only == Some(Part::Repeat) || flags.long {
