@@ -73,6 +73,10 @@ fn try_all(host: &mut Host, undo: &mut Undo, wish: &Wish, vfs: &[Vf]) -> Result<
     }
     // The card may still have an older pod's network on these, and must hear first that it is gone.
     for (vf, tombstone) in vfs.iter().filter_map(|vf| Some((vf, of(vf)?))) {
+        // Each takes its moment, even where there is no time to ask the card; there may be as many as VFs.
+        if wish.deadline.is_over() {
+            break;
+        }
         if undo.settle(host, tombstone, wish.deadline, wish.deadline)?
             && let Some(claim) = try_one(host, wish, vf)?
         {
