@@ -76,28 +76,37 @@ pub fn look(card: &Card, report: &mut Report) -> Result<()> {
 
 fn wanted(card: &Card) -> Result<Vec<CardImage>> {
     let Some(text) = card.tree.read_if(IMAGES)? else { return Ok(Vec::new()) };
-    let images: Images = toml::from_str(&text).with_context(|| format!("reading `{IMAGES}`"))?;
+    let images: Images = text.parse().with_context(|| format!("reading `{IMAGES}`"))?;
     Ok(images.image)
 }
 
 fn bring_one(card: &Card, image: &CardImage, report: &mut Report) -> Result<()> {
+    give(card, image, report)?;
+    let archive = &image.archive;
+    remove(&card.tree.at(archive)).with_context(|| format!("removing `{}`", archive.display()))
+}
+
+/// Gives containerd an image, of its archive or by its second name.
+fn give(card: &Card, image: &CardImage, report: &mut Report) -> Result<()> {
     let CardImage { name, digest, archive, sha256 } = image;
-    let shown = archive.display();
-    let path = card.tree.at(archive);
-    if digest_of(card, name)?.as_ref() == Some(digest) {
+    let images = images(card)?;
+    let has = |name: &str| images.iter().any(|(there, other)| there == name && other == digest);
+    if has(name) {
         report.found(format!("containerd has `{name}`"));
-        return remove(&path).with_context(|| format!("removing `{shown}`"));
+        return Ok(());
     }
     let kept = format!("{KEPT}{}", digest.replace(':', "-"));
-    if digest_of(card, &kept)?.as_ref() == Some(digest) {
+    if has(&kept) {
         ctr(card, &["tag", "--force", &kept, name])?;
         ctr(card, &["label", name, PINNED])?;
         report.did(format!("gave containerd `{name}` back"));
-        return remove(&path).with_context(|| format!("removing `{shown}`"));
+        return Ok(());
     }
+    let shown = archive.display();
     if !card.tree.exists(archive) {
         bail!("containerd does not have `{name}`, and there is no `{shown}`: it has to be pulled");
     }
+    let path = card.tree.at(archive);
     let found = hash_of(card, &path)?;
     if found != *sha256 {
         bail!("`{shown}` has the hash {found}, and the image was built with {sha256}: it is not taken");
@@ -112,7 +121,7 @@ fn bring_one(card: &Card, image: &CardImage, report: &mut Report) -> Result<()> 
         ctr(card, &["label", name, PINNED])?;
     }
     report.did(format!("gave containerd `{name}`"));
-    remove(&path).with_context(|| format!("removing `{shown}`"))
+    Ok(())
 }
 
 fn ctr(card: &Card, arguments: &[&str]) -> Result<String> {
@@ -216,7 +225,7 @@ mod tests {
     /// Has the system of the other slot start, which came with this digest under the same name.
     fn other_slot(fake: &Fake, digest: &str) {
         let text = fake.card().tree.read(IMAGES).unwrap();
-        let mut list: Images = toml::from_str(&text).unwrap();
+        let mut list: Images = text.parse().unwrap();
         list.image[0].digest = format!("sha256:{digest}");
         fake.file(ARCHIVE, &format!("{NAME} sha256:{digest}"));
         list.image[0].sha256 = hash_of(&fake.card(), &fake.card().tree.at(ARCHIVE)).unwrap();
