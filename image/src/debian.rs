@@ -1,8 +1,8 @@
 //! Debian's archives: what is in them, who signed it, and which packages a wish comes down to.
 //!
-//! A [`release::Release`] is trusted for its signature; it names each [`packages::Index`] by its
-//! hash; an index names each package by its hash, and [`sources`] the archives of source packages. [`resolve`] picks packages from indexes with the
-//! order of [`version`] and the language of [`relation`]. What was picked is kept in [`crate::lock`].
+//! A [`release::Release`] is trusted for its signature; it names each [`packages::Index`] by its hash; an index names
+//! each package by its hash, and [`sources`] the archives of source packages. [`resolve`] picks packages from indexes
+//! with the order of [`version`] and the language of [`relation`]. What was picked is kept in [`crate::lock`].
 
 pub mod keyring;
 pub mod packages;
