@@ -102,7 +102,7 @@ static CHECKS: &[Check] = &[
     Check {
         name: "slot",
         severity: Severity::Warning,
-        mend: "see `journalctl -u dpu-confirm`, then install an update that is mended: `rauc install BUNDLE`",
+        mend: "see `journalctl -u dpu-confirm`, then install an update that is mended: `rauc install BUNDLE`; of another disk with slots, take the partition table away, as `wipefs` does",
         look: |card, _, report| slots::look(card, report),
     },
 ];

@@ -16,9 +16,9 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use self::rauc::{Slot, slots};
-use crate::Card;
 use crate::doctor::{Diagnosis, Finding, Severity};
 use crate::report::Report;
+use crate::{Card, storage};
 
 /// Where RAUC is told of the slots; an image without it takes no updates.
 const CONFIGURATION: &str = "/etc/rauc/system.conf";
@@ -82,8 +82,8 @@ pub enum Verdict {
     GivenUp(Refused),
 }
 
-/// Waits until the card is healthy, as `examine` finds it, and tells U-Boot that the slot is good; gives the slot up where that takes
-/// longer than `within` and it was never good.
+/// Waits until the card is healthy, as `examine` finds it, and tells U-Boot that the slot is good; gives the slot up
+/// where that takes longer than `within` and it was never good.
 ///
 /// # Errors
 /// The image takes no updates, RAUC can't be asked, or the state can't be kept.
@@ -155,6 +155,9 @@ pub fn look(card: &Card, report: &mut Report) -> Result<()> {
     let State { good, refused } = state(card)?;
     let confirmed = if good.get(&slot) == Some(&system) { "good" } else { "on trial" };
     report.found(format!("slot {slot} runs version {version}, {confirmed}"));
+    for disk in storage::others_with_slots(&card.tree)? {
+        report.wrong(format!("the disk `{disk}` has slots too: no update is taken while it has"));
+    }
     for other in slots(card)?.into_iter().filter(|other| other.name != slot) {
         let name = &other.name;
         if let Some(Refused { version, reasons, .. }) =
@@ -262,6 +265,7 @@ mod tests {
     use super::*;
     use crate::fake::{self, Fake};
     use crate::setup::{self, PHASES};
+    use crate::storage::tests::{disk, with_disk};
 
     const STATUS: &str = r#"{"compatible":"dpukit-virt","booted":"B","boot_primary":"system.1","slots":[
         {"system.1":{"class":"system","bootname":"B","state":"booted","boot_status":"good"}},
@@ -272,6 +276,7 @@ mod tests {
     /// A card that is set up, in slot B.
     fn card(other: &str) -> Fake {
         let fake = fake::virt();
+        with_disk(&fake);
         for phase in PHASES {
             setup::run(&fake.card(), phase);
         }
@@ -378,6 +383,14 @@ mod tests {
             told(&fake).wrong,
             ["slot A does not come up: U-Boot has no attempts left for it, or an update of it was cut short"]
         );
+    }
+
+    #[test]
+    fn another_disk_with_slots_is_told_before_an_update_is_refused_for_it() {
+        let fake = card("good");
+        disk(&fake, "mmcblk0", &["boot-a", "root-a"]);
+        fake.link("/sys/class/block/mmcblk0", "../../devices/pci0/block/mmcblk0");
+        assert_eq!(told(&fake).wrong, ["the disk `mmcblk0` has slots too: no update is taken while it has"]);
     }
 
     #[test]

@@ -65,6 +65,24 @@ pub fn partition(tree: &Tree, wanted: &str) -> Result<Partition> {
     }
 }
 
+/// The names of the slots' partitions.
+const SLOTS: [&str; 4] = ["boot-a", "root-a", "boot-b", "root-b"];
+
+/// The names of other disks than the root's that have slots.
+pub fn others_with_slots(tree: &Tree) -> Result<Vec<String>> {
+    let root = mounts::at(tree, "/")?.context("nothing is mounted at `/`")?;
+    let own = disk_of(tree, &root.device)?;
+    let mut others = Vec::new();
+    for name in tree.names("/sys/class/block")? {
+        let disk = tree.real(Path::new("/sys/class/block").join(name))?;
+        let is_other = !tree.exists(disk.join("partition")) && disk != own;
+        if is_other && partitions(tree, &disk)?.iter().any(|(_, label)| SLOTS.contains(&label.as_str())) {
+            others.push(name_of(&disk));
+        }
+    }
+    Ok(others)
+}
+
 /// The sysfs folder of the disk that a block device (`major:minor`) is on, through however many
 /// layers of device mapper.
 fn disk_of(tree: &Tree, device: &str) -> Result<PathBuf> {
@@ -145,7 +163,8 @@ pub mod tests {
         below(fake, "dm-0", "pci0/block/vda/vda2");
     }
 
-    fn disk(fake: &Fake, name: &str, labels: &[&str]) {
+    /// Gives a made-up system a disk with partitions of these names.
+    pub fn disk(fake: &Fake, name: &str, labels: &[&str]) {
         for (index, label) in labels.iter().enumerate() {
             let number = index + 1;
             let folder = format!("/sys/devices/pci0/block/{name}/{name}{number}");
@@ -170,6 +189,19 @@ pub mod tests {
         let partition = data_partition(&fake.card().tree).unwrap();
         assert_eq!(partition, Partition { disk: "vda".into(), name: "vda5".into(), number: 5 });
         assert_eq!((partition.node(), partition.disk_node()), ("/dev/vda5".into(), "/dev/vda".into()));
+    }
+
+    #[test]
+    fn other_disks_with_slots_are_known_by_their_partitions() {
+        let fake = fake::virt();
+        with_disk(&fake);
+        disk(&fake, "vdb", &["data"]);
+        disk(&fake, "mmcblk0", &["env", "root-b"]);
+        for name in ["vda", "vda/vda2", "vdb", "mmcblk0", "mmcblk0/mmcblk02"] {
+            let short = name.rsplit('/').next().unwrap();
+            fake.link(&format!("/sys/class/block/{short}"), &format!("../../devices/pci0/block/{name}"));
+        }
+        assert_eq!(others_with_slots(&fake.card().tree).unwrap(), ["mmcblk0"]);
     }
 
     #[test]
