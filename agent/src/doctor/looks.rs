@@ -301,6 +301,20 @@ mod tests {
     }
 
     #[test]
+    fn a_factory_reset_that_waits_for_the_next_start_is_told() {
+        let fake = healthy();
+        fake.folder("/data");
+        fresh::ask(&fake.card().tree).unwrap();
+        let diagnosis = examine(&fake.card(), &serving);
+        assert!(diagnosis.good);
+        assert!(
+            diagnosis.text().contains("removed at its next start: a factory reset"),
+            "{}",
+            diagnosis.text()
+        );
+    }
+
+    #[test]
     fn space_behind_the_data_partition_is_a_warning() {
         let fake = healthy();
         fake.file("/sys/class/block/vda/size", "8388608");
