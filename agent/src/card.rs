@@ -26,7 +26,7 @@ impl Card {
     pub fn system() -> Result<Self> {
         let tree = std::env::var_os("DPUKIT_ROOT").map_or_else(Tree::system, Tree::below);
         let text = tree.read(dpu_plan::PATH)?;
-        let plan = toml::from_str(&text).with_context(|| format!("`{}` is no plan", dpu_plan::PATH))?;
+        let plan = text.parse().with_context(|| format!("`{}` is no plan", dpu_plan::PATH))?;
         Ok(Self { tree, programs: Box::new(System), plan, patience: Duration::from_secs(10) })
     }
 

@@ -104,7 +104,7 @@ pub fn cn106() -> Fake {
 impl Fake {
     fn new(plan: &str) -> Self {
         let inner = Inner { folder: tempfile::tempdir().unwrap(), state: Mutex::default() };
-        let fake = Self { plan: toml::from_str(plan).unwrap(), inner: Arc::new(inner) };
+        let fake = Self { plan: plan.parse().unwrap(), inner: Arc::new(inner) };
         fake.file("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "0");
         fake.file("/sys/kernel/mm/hugepages/hugepages-32768kB/nr_hugepages", "0");
         fake.file("/sys/bus/pci/drivers_probe", "");

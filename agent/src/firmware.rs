@@ -58,7 +58,7 @@ pub fn refuse_other(card: &Card) -> Result<()> {
 /// The firmware that the image was built for.
 fn wanted(card: &Card) -> Result<Option<String>> {
     let Some(text) = card.tree.read_if(VERSIONS)? else { return Ok(None) };
-    let versions: Versions = toml::from_str(&text).with_context(|| format!("reading `{VERSIONS}`"))?;
+    let versions: Versions = text.parse().with_context(|| format!("reading `{VERSIONS}`"))?;
     Ok(versions.versions.get("firmware").cloned())
 }
 

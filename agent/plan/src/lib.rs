@@ -26,6 +26,7 @@
 
 mod images;
 mod pods;
+mod read;
 mod start;
 mod values;
 
@@ -404,7 +405,7 @@ mod tests {
     const CN106: &str = include_str!("../examples/cn106.toml");
 
     fn error_of(text: &str) -> String {
-        toml::from_str::<Plan>(text).expect_err("the plan was taken").to_string()
+        text.parse::<Plan>().expect_err("the plan was taken").to_string()
     }
 
     #[test]

@@ -104,7 +104,7 @@ impl Pods {
 pub fn settings(card: &Card) -> Result<Option<dpu_plan::Pods>> {
     match card.tree.read_if(OVERRIDE)? {
         Some(text) => {
-            let file = toml::from_str::<dpu_plan::Override>(&text);
+            let file = text.parse::<dpu_plan::Override>();
             Ok(Some(file.with_context(|| format!("`{OVERRIDE}` is wrong"))?.pods))
         }
         None => Ok(card.plan.pods.clone()),

@@ -81,8 +81,7 @@ pub fn answer(card: &Card, ask: &Ask) -> Result<Option<String>> {
 
 fn attempts(card: &Card) -> Result<u8> {
     let text = card.tree.read(dpu_plan::SLOTS)?;
-    let Slots { attempts } =
-        toml::from_str(&text).with_context(|| format!("reading `{}`", dpu_plan::SLOTS))?;
+    let Slots { attempts } = text.parse().with_context(|| format!("reading `{}`", dpu_plan::SLOTS))?;
     Ok(attempts)
 }
 
