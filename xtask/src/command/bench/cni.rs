@@ -21,16 +21,17 @@ pub fn run(common: &Common, runs: u16) -> Result<ExitCode> {
     let shell = Shell::new()?;
     shell.change_dir(common.root());
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let target = common.root().join("target");
+    let folder = ["--target-dir".as_ref(), target.as_os_str()];
     ui.notice("the plugin, as one static file");
     let package = ["--package", "dpukit-host", "--bin", "offload-cni"];
-    cmd!(shell, "{cargo} build --quiet --locked --profile plugin --target {TARGET} {package...}")
+    cmd!(shell, "{cargo} build --quiet --locked --profile plugin --target {TARGET} {package...} {folder...}")
         .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
         .quiet()
         .run()?;
     ui.notice("the agent, and what measures both");
     let packages = ["--package", "dpu-agent", "--package", "dpukit-proofs"];
-    cmd!(shell, "{cargo} build --quiet --locked --release --bins {packages...}").quiet().run()?;
-    let target = common.root().join("target");
+    cmd!(shell, "{cargo} build --quiet --locked --release --bins {packages...} {folder...}").quiet().run()?;
     let plugin = target.join(TARGET).join("plugin/offload-cni");
     let (agent, bench) = (target.join("release/dpu-agent"), target.join("release/bench-cni"));
     ui.notice("pods");
