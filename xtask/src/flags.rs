@@ -160,6 +160,8 @@ pub struct Test {
 pub enum Part {
     /// Formatting, lints, and the tests of every crate.
     Sources,
+    /// The image alone, which all parts behind this one boot, alter or compare.
+    Image,
     /// Pods from end to end: plugin and agent in network namespaces, under containerd, and on a bad day.
     Pods,
     /// Whole builds that are killed, run twice at once, have no root, a full disk, a read-only cache.

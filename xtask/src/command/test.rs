@@ -36,13 +36,19 @@ pub fn run(common: &Common, flags: &Test) -> Result<ExitCode> {
     let ui = Ui::new(common);
     let wants = |part| flags.only.is_none_or(|only| only == part);
     let mut left_out = Vec::new();
+    // A kernel takes long to build, and the two parts before the first that needs one leave much idle.
+    let image = if flags.only.is_none() { Some(Beside::start_in_idle_time(Part::Image)?) } else { None };
     if wants(Part::Sources) {
         left_out.extend(check_sources(common, &ui)?);
     }
     if wants(Part::Deb) {
         left_out.extend(deb::run(common, &ui, flags.long)?);
     }
+    if let Some(image) = image {
+        image.finish(&ui)?;
+    }
     if [
+        Part::Image,
         Part::Builds,
         Part::Metal,
         Part::Repeat,

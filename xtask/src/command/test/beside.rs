@@ -20,9 +20,19 @@ pub struct Beside {
 impl Beside {
     /// Starts a part, with the words that this program was started with.
     pub fn start(part: Part) -> Result<Self> {
+        Self::run(part, Command::new(std::env::current_exe().context("finding this program")?))
+    }
+
+    /// As [`Beside::start`], for what takes only the time that nothing else wants.
+    pub fn start_in_idle_time(part: Part) -> Result<Self> {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(std::env::current_exe().context("finding this program")?);
+        Self::run(part, command)
+    }
+
+    fn run(part: Part, mut command: Command) -> Result<Self> {
         let name = part.to_possible_value().context("the part has no name")?.get_name().to_owned();
         let told = NamedTempFile::new().context("making a file for what a part says")?;
-        let mut command = Command::new(std::env::current_exe().context("finding this program")?);
         command.args(std::env::args_os().skip(1)).args(["--only", &name]).stdin(Stdio::null());
         // Both in the order in which they come.
         let out = File::options().append(true).open(told.path())?;
