@@ -1,6 +1,5 @@
 //! A checkout opened for one board: its configuration, its lock made current, its store.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -14,7 +13,7 @@ use crate::lock::{self, Difference, Lock, LockedComponent};
 use crate::recipes::{Request, Sources};
 use crate::rules;
 use crate::source::Origins;
-use crate::store::Store;
+use crate::store::{Store, Use};
 
 /// What may be done about the lock and the network.
 #[derive(Debug, Clone, Copy, Default)]
@@ -36,7 +35,7 @@ pub struct Project {
     pub resolved: Vec<Difference>,
     terms: Terms,
     /// Held as long as the project is open: nothing of the store may be removed meanwhile.
-    _in_use: File,
+    _in_use: Use,
 }
 
 /// Where a board's lock is.

@@ -34,7 +34,7 @@ use walkdir::WalkDir;
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
 
-pub use removal::remove_tree;
+pub use removal::{Use, remove_tree};
 
 /// What a step is made from. Two recipes with the same inputs name the same entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

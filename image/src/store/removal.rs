@@ -15,19 +15,30 @@ use crate::hint::WithHint as _;
 /// What entries may take that no board's last build is made of: 16 GiB.
 const OLD: u64 = 16 << 30;
 
+/// That the store is in use, as long as it is held.
+#[derive(Debug)]
+pub struct Use(File);
+
+impl Drop for Use {
+    /// Said aloud: a program that is being started has our files too, and with them the lock, until it is another program.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 impl Store {
     /// Keeps [`Store::gc`] and [`Store::remove`] from taking what a build is using, as long as it is held.
-    pub fn in_use(&self) -> Result<File> {
+    pub fn in_use(&self) -> Result<Use> {
         let file = self.users()?;
         file.lock_shared().context("waiting for the store")?;
-        Ok(file)
+        Ok(Use(file))
     }
 
     /// Waits for nobody: a build may take an hour.
-    fn unused(&self) -> Result<File> {
+    fn unused(&self) -> Result<Use> {
         let file = self.users()?;
         match file.try_lock() {
-            Ok(()) => Ok(file),
+            Ok(()) => Ok(Use(file)),
             Err(fs::TryLockError::WouldBlock) => Err(anyhow!("a build is using the store"))
                 .hint(|| "wait until it has ended, and try again".into()),
             Err(fs::TryLockError::Error(error)) => Err(error).context("locking the store"),
@@ -93,10 +104,7 @@ impl Store {
     }
 
     fn trim_to(&self, most: u64, mut free: u64) -> Result<(usize, u64)> {
-        let users = self.users()?;
-        if users.try_lock().is_err() {
-            return Ok((0, 0));
-        }
+        let Ok(_unused) = self.unused() else { return Ok((0, 0)) };
         let used = self.of_last_builds()?;
         let old: Vec<_> = self.entries()?.into_iter().filter(|(name, ..)| !used.contains(name)).collect();
         // Entries of older builders do not say what they take on the disk.
@@ -186,13 +194,6 @@ mod tests {
         assert_eq!(fs::read_dir(store.cache().join("work")).unwrap().count(), 0);
     }
 
-    /// A program that another test starts has our lock, too, until it is another program.
-    fn wait_until_unused(store: &Store) {
-        while store.users().unwrap().try_lock().is_err() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
     #[test]
     fn nothing_is_removed_under_a_build() {
         let (_folder, store) = store();
@@ -202,7 +203,6 @@ mod tests {
         assert_eq!(store.gc(false).unwrap_err().root_cause().to_string(), "a build is using the store");
         assert!(store.remove(&entry).is_err() && store.has(&entry));
         drop(users);
-        wait_until_unused(&store);
         store.remove(&entry).unwrap();
         assert!(!store.has(&entry));
     }
@@ -240,7 +240,6 @@ mod tests {
         let user = store.in_use().unwrap();
         assert_eq!(store.trim_to(0, 0).unwrap(), (0, 0), "a build uses it");
         drop(user);
-        wait_until_unused(&store);
         assert_eq!(store.trim_to(2 * size, u64::MAX).unwrap(), (1, size));
         assert_eq!(left(), [true, false, true, true]);
         assert_eq!(store.trim_to(u64::MAX, 0).unwrap(), (1, size), "half of what is free and old together");
