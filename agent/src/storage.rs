@@ -12,6 +12,8 @@ use crate::tree::Tree;
 
 /// The partition's name in the partition table.
 pub const LABEL: &str = "data";
+/// The names of the slots' partitions.
+const SLOTS: [&str; 4] = ["boot-a", "root-a", "boot-b", "root-b"];
 /// Where it is mounted.
 pub const MOUNT: &str = "/data";
 /// Where [`crate::init`] writes why `/data` is in memory only.
@@ -47,8 +49,7 @@ pub fn data_partition(tree: &Tree) -> Result<Partition> {
 
 /// The partition of this name of the disk that the root is on: a card may have been flashed to another disk before.
 pub fn partition(tree: &Tree, wanted: &str) -> Result<Partition> {
-    let root = mounts::at(tree, "/")?.context("nothing is mounted at `/`")?;
-    let disk = disk_of(tree, &root.device)?;
+    let disk = roots_disk(tree)?;
     let mut found = Vec::new();
     let mut names = Vec::new();
     for (partition, label) in partitions(tree, &disk)? {
@@ -65,13 +66,9 @@ pub fn partition(tree: &Tree, wanted: &str) -> Result<Partition> {
     }
 }
 
-/// The names of the slots' partitions.
-const SLOTS: [&str; 4] = ["boot-a", "root-a", "boot-b", "root-b"];
-
 /// The names of other disks than the root's that have slots.
 pub fn others_with_slots(tree: &Tree) -> Result<Vec<String>> {
-    let root = mounts::at(tree, "/")?.context("nothing is mounted at `/`")?;
-    let own = disk_of(tree, &root.device)?;
+    let own = roots_disk(tree)?;
     let mut others = Vec::new();
     for name in tree.names("/sys/class/block")? {
         let disk = tree.real(Path::new("/sys/class/block").join(name))?;
@@ -81,6 +78,12 @@ pub fn others_with_slots(tree: &Tree) -> Result<Vec<String>> {
         }
     }
     Ok(others)
+}
+
+/// The sysfs folder of the disk that the root is on.
+fn roots_disk(tree: &Tree) -> Result<PathBuf> {
+    let root = mounts::at(tree, "/")?.context("nothing is mounted at `/`")?;
+    disk_of(tree, &root.device)
 }
 
 /// The sysfs folder of the disk that a block device (`major:minor`) is on, through however many

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use walkdir::WalkDir;
 
 use super::{Recipe, SHELVES, Store, on_disk};
@@ -36,11 +36,17 @@ impl Store {
 
     /// Waits for nobody: a build may take an hour.
     fn unused(&self) -> Result<Use> {
+        self.if_unused()?
+            .context("a build is using the store")
+            .hint(|| "wait until it has ended, and try again".into())
+    }
+
+    /// None where a build is using the store.
+    fn if_unused(&self) -> Result<Option<Use>> {
         let file = self.users()?;
         match file.try_lock() {
-            Ok(()) => Ok(Use(file)),
-            Err(fs::TryLockError::WouldBlock) => Err(anyhow!("a build is using the store"))
-                .hint(|| "wait until it has ended, and try again".into()),
+            Ok(()) => Ok(Some(Use(file))),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(error).context("locking the store"),
         }
     }
@@ -104,7 +110,7 @@ impl Store {
     }
 
     fn trim_to(&self, most: u64, mut free: u64) -> Result<(usize, u64)> {
-        let Ok(_unused) = self.unused() else { return Ok((0, 0)) };
+        let Some(_unused) = self.if_unused()? else { return Ok((0, 0)) };
         let used = self.of_last_builds()?;
         let old: Vec<_> = self.entries()?.into_iter().filter(|(name, ..)| !used.contains(name)).collect();
         // Entries of older builders do not say what they take on the disk.
