@@ -149,6 +149,9 @@ pub struct Test {
     /// Run these checks alone.
     #[arg(long, value_enum, value_name = "PART")]
     pub only: Option<Part>,
+    /// Where to write what could not be run here, and why: how the parts that run at once tell the whole.
+    #[arg(long, value_name = "FILE", hide = true, requires = "only")]
+    pub left_out: Option<PathBuf>,
     /// Also what takes more than a quarter of an hour: every step a second time, the kernel too; the kernel
     /// of the board of metal; 500 power cuts.
     #[arg(long)]

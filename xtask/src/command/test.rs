@@ -32,85 +32,19 @@ use crate::command::boot::{self, check_file, check_image, emulator};
 use crate::flags::{Common, Image, Part, Test};
 use crate::ui::Ui;
 
+/// The parts that need the image, in the order in which they are begun: the one by which a bad image is known, and then
+/// the longest first.
+const WITH_THE_IMAGE: [Part; 7] =
+    [Part::Boot, Part::Update, Part::Power, Part::Pods, Part::Metal, Part::Flash, Part::Builds];
+
 pub fn run(common: &Common, flags: &Test) -> Result<ExitCode> {
     let ui = Ui::new(common);
-    let wants = |part| flags.only.is_none_or(|only| only == part);
-    let mut left_out = Vec::new();
-    // A kernel takes long to build, and the two parts before the first that needs one leave much idle.
-    let image = if flags.only.is_none() { Some(Beside::start_in_idle_time(Part::Image)?) } else { None };
-    if wants(Part::Sources) {
-        left_out.extend(check_sources(common, &ui)?);
-    }
-    if wants(Part::Deb) {
-        left_out.extend(deb::run(common, &ui, flags.long)?);
-    }
-    if let Some(image) = image {
-        image.finish(&ui)?;
-    }
-    if [
-        Part::Image,
-        Part::Builds,
-        Part::Metal,
-        Part::Repeat,
-        Part::Boot,
-        Part::Flash,
-        Part::Update,
-        Part::Power,
-        Part::Pods,
-        Part::Root,
-    ]
-    .into_iter()
-    .any(wants)
-    {
-        ui.notice("image");
-        super::image::run(common, &Image::default())?;
-        let project = common.open(&ui, &Image::default())?;
-        // Some parts open no connection: what all of them start is there before the first.
-        if let Some(emulator) = &project.sources.config.board.emulator {
-            boot::programs(common, &ui, &project, emulator)?;
-        }
-        // Each takes one processor, and its time: the other parts go on beside them.
-        let mut beside = Vec::new();
-        if flags.only.is_none() {
-            beside.push(Beside::start(Part::Flash)?);
-        }
-        if wants(Part::Root) {
-            if let Some(reason) = oracle::hindrance("arm64") {
-                left_out.extend(leave_out("the comparison of the root with mmdebstrap's", &reason)?);
-            } else if flags.only.is_none() {
-                beside.push(Beside::start(Part::Root)?);
-            } else {
-                compare_root(&ui, &project)?;
-            }
-        }
-        if wants(Part::Builds) {
-            builds::run(&ui, &project)?;
-        }
-        if wants(Part::Metal) {
-            left_out.extend(metal::run(common, &ui, &project, flags.long)?);
-        }
-        // Most of a cold build once more: only for who asks.
-        if flags.only == Some(Part::Repeat) || flags.long {
-            builds::repeat(&ui, &project, flags.long)?;
-        }
-        if wants(Part::Boot) {
-            check_boot(common, &ui, &project)?;
-        }
-        if flags.only == Some(Part::Flash) {
-            flash::run(common, &ui, &project)?;
-        }
-        if wants(Part::Update) {
-            update::run(common, &ui, &project)?;
-        }
-        if wants(Part::Power) {
-            power::run(common, &ui, &project, flags.long)?;
-        }
-        if wants(Part::Pods) {
-            left_out.extend(pods::run(common, &ui, &project)?);
-        }
-        for part in beside {
-            part.finish(&ui)?;
-        }
+    let left_out = match flags.only {
+        Some(part) => run_part(common, &ui, part, flags.long)?,
+        None => run_all(common, &ui, flags.long)?,
+    };
+    if let Some(file) = &flags.left_out {
+        fs::write(file, left_out.join("\n")).with_context(|| format!("writing `{}`", file.display()))?;
     }
     if left_out.is_empty() {
         ui.notice("all checks passed");
@@ -122,6 +56,65 @@ pub fn run(common: &Common, flags: &Test) -> Result<ExitCode> {
         ui.notice("`ci/install` installs what is needed, and `ci/run` runs them all");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// All of them; returns what could not be run here, and why.
+fn run_all(common: &Common, ui: &Ui, long: bool) -> Result<Vec<String>> {
+    // A kernel takes long to build, and the two parts before the first that needs one leave much idle.
+    let image = Beside::start_in_idle_time(Part::Image)?;
+    let mut left_out = run_part(common, ui, Part::Sources, long)?;
+    left_out.extend(run_part(common, ui, Part::Deb, long)?);
+    left_out.extend(image.finish(ui)?);
+    // It has no deadlines, and much of the others' time is spent in waiting.
+    let root = Beside::start_in_idle_time(Part::Root)?;
+    left_out.extend(beside::run_all(ui, &WITH_THE_IMAGE, common.jobs())?);
+    left_out.extend(root.finish(ui)?);
+    // Most of a cold build once more: only for who asks.
+    if long {
+        left_out.extend(run_part(common, ui, Part::Repeat, long)?);
+    }
+    Ok(left_out)
+}
+
+/// One of them; returns what of it could not be run here, and why.
+fn run_part(common: &Common, ui: &Ui, part: Part, long: bool) -> Result<Vec<String>> {
+    let left_out = match part {
+        Part::Sources => check_sources(common, ui)?,
+        Part::Deb => deb::run(common, ui, long)?,
+        _ => {
+            ui.notice("image");
+            super::image::run(common, &Image::default())?;
+            let project = common.open(ui, &Image::default())?;
+            // Some parts open no connection: what all of them start is there before the first.
+            if let Some(emulator) = &project.sources.config.board.emulator {
+                boot::programs(common, ui, &project, emulator)?;
+            }
+            check_with_image(common, ui, &project, part, long)?
+        }
+    };
+    Ok(left_out.into_iter().collect())
+}
+
+fn check_with_image(
+    common: &Common,
+    ui: &Ui,
+    project: &Project,
+    part: Part,
+    long: bool,
+) -> Result<Option<String>> {
+    match part {
+        Part::Metal => return metal::run(common, ui, project, long),
+        Part::Pods => return pods::run(common, ui, project),
+        Part::Root => return compare_root(ui, project),
+        Part::Builds => builds::run(ui, project)?,
+        Part::Repeat => builds::repeat(ui, project, long)?,
+        Part::Boot => check_boot(common, ui, project)?,
+        Part::Flash => flash::run(common, ui, project)?,
+        Part::Update => update::run(common, ui, project)?,
+        Part::Power => power::run(common, ui, project, long)?,
+        Part::Image | Part::Sources | Part::Deb => {}
+    }
+    Ok(None)
 }
 
 /// What can't be run here is left out, with the reason; CI has to have what is needed.
@@ -190,7 +183,10 @@ fn check_boot(common: &Common, ui: &Ui, project: &Project) -> Result<()> {
 }
 
 /// Compares the root with what mmdebstrap makes of its packages.
-fn compare_root(ui: &Ui, project: &Project) -> Result<()> {
+fn compare_root(ui: &Ui, project: &Project) -> Result<Option<String>> {
+    if let Some(reason) = oracle::hindrance("arm64") {
+        return leave_out("the comparison of the root with mmdebstrap's", &reason);
+    }
     ui.notice("the root must be what mmdebstrap makes of its packages; takes some minutes");
     let comparison = oracle::run(project)?;
     for line in &comparison.wrong {
@@ -204,7 +200,7 @@ fn compare_root(ui: &Ui, project: &Project) -> Result<()> {
     ui.notice(&format!(
         "{paths} paths compared, {declared} differences, all declared; mmdebstrap took {seconds:.0} s"
     ));
-    Ok(())
+    Ok(None)
 }
 
 /// Copies an image and turns over one byte in the middle of slot A's root.

@@ -32,10 +32,10 @@ use rand::{Rng as _, SeedableRng as _};
 use self::log::{Drive, Log};
 use self::record::{Moment, Recorder};
 use super::flash::head;
-use super::machine::{Machine, PATIENCE};
+use super::machine::{Machine, PATIENCE, small};
 use super::update::host::Host;
 use super::update::server::{HOST, Server};
-use super::variant::{Variant, signing};
+use super::variant::{Variant, room, signing};
 use crate::command::boot::{emulator, programs};
 use crate::flags::Common;
 use crate::ui::Ui;
@@ -84,9 +84,9 @@ struct Bench<'a> {
 pub fn run(common: &Common, ui: &Ui, project: &Project, long: bool) -> Result<()> {
     let seed = seed()?;
     ui.notice(&format!("power cuts: {SEED}={seed} draws the same; images and a bundle"));
-    let emulator = emulator(project)?;
+    let emulator = &small(emulator(project)?);
     let programs = programs(common, ui, project, emulator)?;
-    let folder = tempfile::tempdir_in(common.root().join("target")).context("making room for the cards")?;
+    let folder = room(common)?;
     let own = signing(&folder.path().join("keys"))?;
     let first = Variant::marked(common, ui, folder.path(), &own, FIRST.1, &[], |_| Ok(()))?;
     let second = Variant::marked(common, ui, folder.path(), &own, SECOND.1, &[], |_| Ok(()))?;

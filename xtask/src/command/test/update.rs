@@ -16,8 +16,8 @@ use dpukit_image::update::{self, Slot};
 
 use self::host::Host;
 use self::server::{HOST, Server};
-use super::machine::Machine;
-use super::variant::{Variant, signing};
+use super::machine::{Machine, small};
+use super::variant::{Variant, room, signing};
 use crate::command::boot::{emulator, programs};
 use crate::flags::Common;
 use crate::ui::Ui;
@@ -32,9 +32,9 @@ const HANG: &str = "sh -c 'echo 0 >/proc/sys/kernel/panic; echo c >/proc/sysrq-t
 /// Runs all proofs, on one card and on one with a makers' U-Boot.
 pub fn run(common: &Common, ui: &Ui, project: &Project) -> Result<()> {
     ui.notice("updates: images and bundles");
-    let emulator = emulator(project)?;
+    let emulator = &small(emulator(project)?);
     let programs = programs(common, ui, project, emulator)?;
-    let folder = tempfile::tempdir_in(common.root().join("target")).context("making room for the updates")?;
+    let folder = room(common)?;
     let shelf = Shelf::fill(common, ui, folder.path())?;
     let mut machine =
         Machine::new("update", &project.sources.config, emulator, &programs, folder.path(), &shelf.image)?;

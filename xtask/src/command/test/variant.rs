@@ -9,6 +9,7 @@ use dpukit_image::project::{Project, Terms};
 use dpukit_image::recipes::{self, IMAGE, Request, U_BOOT};
 use dpukit_image::store::cache_folder;
 use dpukit_image::update::{self, Slot};
+use tempfile::TempDir;
 
 use super::machine::MARK;
 use crate::flags::Common;
@@ -81,6 +82,14 @@ impl Variant {
     pub fn disk(&self) -> PathBuf {
         self.image.join("disk.img")
     }
+}
+
+/// A folder for what a test makes: in the checkout, as overlays have to be, where git does not look.
+pub fn room(common: &Common) -> Result<TempDir> {
+    let target = common.root().join("target");
+    fs::create_dir_all(&target)
+        .and_then(|()| tempfile::tempdir_in(&target))
+        .with_context(|| format!("making a folder in `{}`", target.display()))
 }
 
 /// A new key, and the certificate that goes with it.

@@ -10,7 +10,7 @@ use dpukit_image::update::{self, Slot};
 
 use super::server::{HOST, Server};
 use crate::command::test::machine::Machine;
-use crate::command::test::variant::{Variant, signing};
+use crate::command::test::variant::{Variant, room, signing};
 use crate::flags::Common;
 use crate::ui::Ui;
 
@@ -25,7 +25,7 @@ const SPOIL: &str =
 /// An update, the way back from a slot that does not start, and counts that are lost.
 pub fn run(common: &Common, ui: &Ui, emulator: &Emulator, programs: &Programs) -> Result<()> {
     ui.notice("updates: a makers' U-Boot, and slots that are counted on the disk");
-    let folder = tempfile::tempdir_in(common.root().join("target")).context("making room for the updates")?;
+    let folder = room(common)?;
     let environment = folder.path().join("makers.env");
     fs::write(&environment, include_str!("makers.env"))?;
     let own = signing(&folder.path().join("keys"))?;
