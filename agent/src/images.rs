@@ -41,7 +41,7 @@ pub fn bring(card: &Card, report: &mut Report) -> Result<()> {
 /// them when it needs the space.
 pub fn forget(card: &Card, report: &mut Report) -> Result<()> {
     let wanted = wanted(card)?;
-    let images = images(card)?;
+    let images = list(card)?;
     let is_own = |digest: &str| wanted.iter().any(|image| image.digest == digest);
     for (kept, digest) in images.iter().filter(|(name, digest)| name.starts_with(KEPT) && !is_own(digest)) {
         // Names by a digest alone are containerd's own.
@@ -60,9 +60,11 @@ pub fn look(card: &Card, report: &mut Report) -> Result<()> {
     let wanted = wanted(card)?;
     if wanted.is_empty() {
         report.absent("the card came with no container images");
+        return Ok(());
     }
+    let images = list(card)?;
     for CardImage { name, digest, .. } in wanted {
-        match digest_of(card, &name)? {
+        match digest_of(&images, &name) {
             Some(there) if there == digest => report.found(format!("containerd has `{name}`")),
             Some(there) => {
                 report
@@ -89,7 +91,7 @@ fn bring_one(card: &Card, image: &CardImage, report: &mut Report) -> Result<()> 
 /// Gives containerd an image, of its archive or by its second name.
 fn give(card: &Card, image: &CardImage, report: &mut Report) -> Result<()> {
     let CardImage { name, digest, archive, sha256 } = image;
-    let images = images(card)?;
+    let images = list(card)?;
     let has = |name: &str| images.iter().any(|(there, other)| there == name && other == digest);
     if has(name) {
         report.found(format!("containerd has `{name}`"));
@@ -112,8 +114,8 @@ fn give(card: &Card, image: &CardImage, report: &mut Report) -> Result<()> {
         bail!("`{shown}` has the hash {found}, and the image was built with {sha256}: it is not taken");
     }
     ctr(card, &["import", &path.to_string_lossy()])?;
-    match digest_of(card, name)? {
-        Some(there) if there == *digest => {}
+    match digest_of(&list(card)?, name) {
+        Some(there) if there == digest => {}
         there => bail!("containerd took `{shown}`, and has `{name}` as {there:?}, not as `{digest}`"),
     }
     ctr(card, &["tag", "--force", name, &kept])?;
@@ -130,12 +132,12 @@ fn ctr(card: &Card, arguments: &[&str]) -> Result<String> {
 }
 
 /// The digest that containerd knows by a name.
-fn digest_of(card: &Card, name: &str) -> Result<Option<String>> {
-    Ok(images(card)?.into_iter().find(|(reference, _)| reference == name).map(|(_, digest)| digest))
+fn digest_of<'a>(images: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    images.iter().find(|(reference, _)| reference == name).map(|(_, digest)| digest.as_str())
 }
 
 /// Names and digests of what containerd has: the first and the third column of its table.
-fn images(card: &Card) -> Result<Vec<(String, String)>> {
+fn list(card: &Card) -> Result<Vec<(String, String)>> {
     let table = ctr(card, &["list"])?;
     let rows = table.lines().skip(1).map(|line| line.split_whitespace().collect::<Vec<_>>());
     let named = |row: Vec<&str>| match row.as_slice() {

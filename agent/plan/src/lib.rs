@@ -411,15 +411,15 @@ mod tests {
     #[test]
     fn the_examples_are_plans_and_survive_being_written() {
         for text in [VIRT, CN106] {
-            let plan: Plan = toml::from_str(text).unwrap();
+            let plan: Plan = text.parse().unwrap();
             let written = toml::to_string(&plan).unwrap();
-            assert_eq!(toml::from_str::<Plan>(&written).unwrap(), plan, "{written}");
+            assert_eq!(written.parse::<Plan>().unwrap(), plan, "{written}");
         }
     }
 
     #[test]
     fn an_example_holds_what_it_says() {
-        let plan: Plan = toml::from_str(CN106).unwrap();
+        let plan: Plan = CN106.parse().unwrap();
         assert_eq!(plan.huge_pages.total.bytes(), 256 << 20);
         let pages: Vec<_> =
             plan.huge_pages.sizes.iter().map(|size| plan.huge_pages.pages_of(*size)).collect();
@@ -431,14 +431,14 @@ mod tests {
         assert_eq!(plan.cpt.unwrap().kvf_limits, NonZeroU16::new(1));
         assert_eq!(plan.agent.metrics, Agent::METRICS);
         assert!(matches!(plan.pods.unwrap().network, Network::Delegate(_)));
-        let plan: Plan = toml::from_str(VIRT).unwrap();
+        let plan: Plan = VIRT.parse().unwrap();
         assert!(matches!(plan.pods.unwrap().network, Network::Routed(_)));
     }
 
     #[test]
     fn a_card_need_not_have_pods() {
         let (text, _) = VIRT.split_once("\n# Pods").unwrap();
-        assert_eq!(toml::from_str::<Plan>(text).unwrap().pods, None);
+        assert_eq!(text.parse::<Plan>().unwrap().pods, None);
     }
 
     #[test]
@@ -485,7 +485,7 @@ mod tests {
     #[test]
     fn a_device_behind_the_link_can_go_to_vfio() {
         let text = format!("{VIRT}\n[[vfio]]\nname = \"vf\"\nid = \"8086:10ca\"\nskip = 1\ncount = 2\n");
-        assert!(toml::from_str::<Plan>(&text).is_ok());
+        assert!(text.parse::<Plan>().is_ok());
     }
 
     #[test]
@@ -517,7 +517,7 @@ mod tests {
     #[test]
     fn what_octep_is_not_given_stays_with_the_kernel() {
         let names = |text: &str| -> Vec<_> {
-            let plan: Plan = toml::from_str(text).unwrap();
+            let plan: Plan = text.parse().unwrap();
             plan.bound().map(|device| device.name.clone()).collect()
         };
         assert_eq!(names(CN106), ["dpi", "pem"]);
