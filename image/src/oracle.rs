@@ -136,7 +136,10 @@ fn lay_out(project: &Project, repository: &Path) -> Result<Vec<String>> {
 
 fn mmdebstrap(repository: &Path, names: &[String], tar: &Path, log: &Path) -> Result<()> {
     let output = File::create(log).with_context(|| format!("writing `{}`", log.display()))?;
-    let status = Command::new("mmdebstrap")
+    // It ends with this program, however that ends, and with it all that it started.
+    let status = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL"])
+        .args(["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "mmdebstrap"])
         .args(["--mode=root", "--variant=custom", "--architectures=arm64", "--format=tar"])
         .arg(format!("--include={}", names.join(",")))
         .arg("")
