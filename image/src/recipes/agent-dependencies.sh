@@ -15,4 +15,6 @@ cd source
 # Cargo notes the times of sources in what it makes.
 find . -exec touch --date=@"$SOURCE_DATE_EPOCH" {} +
 cargo build --offline --profile "$PROFILE" --target "$TARGET" --package "$PACKAGE" --target-dir /build/target --jobs "$JOBS"
+# When what was used last, and what was asked of rustc in which order: it is found again, and no two builds agree on it.
+rm -f /build/cargo/.global-cache /build/target/.rustc_info.json
 mv /build/target /build/cargo /build/source /out

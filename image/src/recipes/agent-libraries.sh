@@ -14,4 +14,6 @@ for folder in $LIBRARIES; do
 done
 cd source
 cargo build --offline --profile "$PROFILE" --target "$TARGET" --package "$PACKAGE" --target-dir /build/target --jobs "$JOBS"
+# As behind the dependencies.
+rm -f /build/cargo/.global-cache /build/target/.rustc_info.json
 mv /build/target /build/cargo /build/source /out
