@@ -65,10 +65,8 @@ fn run_all(common: &Common, ui: &Ui, long: bool) -> Result<Vec<String>> {
     let mut left_out = run_part(common, ui, Part::Sources, long)?;
     left_out.extend(run_part(common, ui, Part::Deb, long)?);
     left_out.extend(image.finish(ui)?);
-    // It has no deadlines, and much of the others' time is spent in waiting.
-    let root = Beside::start_in_idle_time(Part::Root)?;
-    left_out.extend(beside::run_all(ui, &WITH_THE_IMAGE, common.jobs())?);
-    left_out.extend(root.finish(ui)?);
+    // The root's comparison has no deadlines, and much of the others' time is spent in waiting.
+    left_out.extend(beside::run_all(ui, Part::Root, &WITH_THE_IMAGE, common.jobs())?);
     // Most of a cold build once more: only for who asks.
     if long {
         left_out.extend(run_part(common, ui, Part::Repeat, long)?);

@@ -15,6 +15,7 @@ use crate::ui::Ui;
 pub struct Beside {
     name: String,
     child: Child,
+    in_idle_time: bool,
     begun: Instant,
     told: NamedTempFile,
     left_out: NamedTempFile,
@@ -23,17 +24,17 @@ pub struct Beside {
 impl Beside {
     /// Starts a part, with the words that this program was started with.
     fn start(part: Part) -> Result<Self> {
-        Self::run(part, Command::new(std::env::current_exe().context("finding this program")?))
+        Self::run(part, Command::new(std::env::current_exe().context("finding this program")?), false)
     }
 
     /// As [`Beside::start`], for what takes only the time that nothing else wants.
     pub fn start_in_idle_time(part: Part) -> Result<Self> {
         let mut command = Command::new("nice");
         command.args(["-n", "19"]).arg(std::env::current_exe().context("finding this program")?);
-        Self::run(part, command)
+        Self::run(part, command, true)
     }
 
-    fn run(part: Part, mut command: Command) -> Result<Self> {
+    fn run(part: Part, mut command: Command, in_idle_time: bool) -> Result<Self> {
         let name = part.to_possible_value().context("the part has no name")?.get_name().to_owned();
         let told = NamedTempFile::new().context("making a file for what a part says")?;
         let left_out = NamedTempFile::new().context("making a file for what a part leaves out")?;
@@ -43,7 +44,7 @@ impl Beside {
         let out = File::options().append(true).open(told.path())?;
         let child = command.stdout(out.try_clone()?).stderr(out).spawn();
         let child = child.with_context(|| format!("starting part `{name}`"))?;
-        Ok(Self { name, child, begun: Instant::now(), told, left_out })
+        Ok(Self { name, child, in_idle_time, begun: Instant::now(), told, left_out })
     }
 
     /// Waits for the end, prints what the part said, and returns what it left out, and why.
@@ -65,13 +66,14 @@ impl Drop for Beside {
     }
 }
 
-/// Runs parts, so many at once, the next whenever one has ended; returns what they left out, and why.
-pub fn run_all(ui: &Ui, parts: &[Part], at_once: usize) -> Result<Vec<String>> {
+/// Runs parts, so many at once, the next whenever one has ended, and one more in the time that they leave; returns what
+/// they left out, and why.
+pub fn run_all(ui: &Ui, in_idle_time: Part, parts: &[Part], at_once: usize) -> Result<Vec<String>> {
     let mut left_out = Vec::new();
     let mut waiting = parts.iter();
-    let mut running: Vec<Beside> = Vec::new();
+    let mut running = vec![Beside::start_in_idle_time(in_idle_time)?];
     loop {
-        while running.len() < at_once
+        while running.iter().filter(|part| !part.in_idle_time).count() < at_once
             && let Some(part) = waiting.next()
         {
             let part = Beside::start(*part)?;
