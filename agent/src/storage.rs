@@ -135,12 +135,19 @@ fn partitions(tree: &Tree, disk: &Path) -> Result<Vec<(Partition, String)>> {
         }
         let number = tree.number(folder.join("partition"))?;
         let number = u32::try_from(number).with_context(|| format!("`{name}` has the number {number}"))?;
-        let event = tree.read(folder.join("uevent"))?;
-        let label = event.lines().find_map(|line| line.strip_prefix("PARTNAME=")).unwrap_or_default();
-        all.push((Partition { disk: name_of(disk), name, number }, label.to_owned()));
+        let label = label(tree, &folder)?;
+        all.push((Partition { disk: name_of(disk), name, number }, label));
     }
     all.sort_by_key(|(partition, _)| partition.number);
     Ok(all)
+}
+
+/// The name of a block device in its disk's partition table, empty where it has none; `folder` is the device's in sysfs
+/// (`PARTNAME`, the kernel's block/partitions/core.c).
+pub fn label(tree: &Tree, folder: &Path) -> Result<String> {
+    let event = tree.read_if(folder.join("uevent"))?.unwrap_or_default();
+    let label = event.lines().find_map(|line| line.strip_prefix("PARTNAME="));
+    Ok(label.unwrap_or_default().to_owned())
 }
 
 fn name_of(folder: &Path) -> String {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::NAME;
-use crate::Card;
+use crate::{Card, storage};
 
 /// A folder of the data partition, for who can write to it: a tool that flashes, an administrator.
 const FOLDER: &str = "/data/dpukit-seed";
@@ -35,8 +35,8 @@ pub fn find(card: &Card, patient: bool, credentials: Option<PathBuf>) -> Result<
         let _ = card.programs.run("udevadm", &["settle", "--timeout=20"]);
     }
     for name in card.tree.names("/sys/class/block")? {
-        let uevent = card.tree.read_if(format!("/sys/class/block/{name}/uevent"))?.unwrap_or_default();
-        if uevent.lines().any(|line| line.strip_prefix("PARTNAME=") == Some(PARTITION)) {
+        let device = Path::new("/sys/class/block").join(&name);
+        if storage::label(&card.tree, &device)? == PARTITION {
             let place = Place::Partition(format!("/dev/{name}"));
             // One whose seed was taken is there, and has none.
             let mut has_seed = false;
