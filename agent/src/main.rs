@@ -13,7 +13,9 @@ use dpu_agent::setup::{PHASES, phase};
 use dpu_agent::slots::Verdict;
 use dpu_agent::trusted::{Way, command};
 use dpu_agent::{Card, doctor, fresh, grow, images, octep, pods, seed, serve, setup, slots};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Sets the card up at boot, checks it, and answers for it
 ///
@@ -253,13 +255,18 @@ fn list_pods(card: &Card, json: bool) -> Result<ExitCode> {
 /// Logs go to standard error, so that standard output holds results alone. The journal has its own
 /// clock and colours are for people.
 fn start_log() {
-    let filter = EnvFilter::try_from_env("DPU_AGENT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let wanted = std::env::var("DPU_AGENT_LOG").ok().and_then(|text| text.parse::<Targets>().ok());
+    let filter = wanted.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
+    let log = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal());
-    if std::env::var_os("JOURNAL_STREAM").is_some() { log.without_time().init() } else { log.init() }
+    if std::env::var_os("JOURNAL_STREAM").is_some() {
+        log.with(lines.without_time()).init();
+    } else {
+        log.with(lines).init();
+    }
 }
 
 #[cfg(test)]
