@@ -1,6 +1,6 @@
 //! The differences between the composed root and mmdebstrap's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::listing::{Item, Kind, Listing};
@@ -88,20 +88,8 @@ fn both(path: &str, ours: (&Listing, &Item), theirs: (&Listing, &Item), found: &
             differ(What::Target, end(ours.0), end(theirs.0));
             return;
         }
-        (Kind::File(our), Kind::File(their)) if TABLES.contains(&path) => {
-            let (our, their) = (accounts(our), accounts(their));
-            for (name, line) in &our {
-                let other = their.iter().find(|(other, _)| other == name);
-                differ(
-                    What::Content,
-                    format!("{name}:{line}"),
-                    other.map_or_else(|| format!("no `{name}`"), |(_, line)| format!("{name}:{line}")),
-                );
-            }
-            for (name, line) in their.iter().filter(|(name, _)| our.iter().all(|(other, _)| other != name)) {
-                differ(What::Content, format!("no `{name}`"), format!("{name}:{line}"));
-            }
-        }
+        // Account by account, below.
+        (Kind::File(_), Kind::File(_)) if TABLES.contains(&path) => {}
         (Kind::File(our), Kind::File(their)) if SHADOWS.contains(&path) => {
             differ(What::Content, passwords(our), passwords(their));
         }
@@ -116,17 +104,56 @@ fn both(path: &str, ours: (&Listing, &Item), theirs: (&Listing, &Item), found: &
     differ(What::Mode, format!("{:04o}", our.mode), format!("{:04o}", their.mode));
     differ(What::Owner, format!("{}:{}", our.owner, our.group), format!("{}:{}", their.owner, their.group));
     differ(What::Xattrs, format!("{:?}", our.xattrs), format!("{:?}", their.xattrs));
+    if let (Kind::File(our), Kind::File(their)) = (&our.kind, &their.kind)
+        && TABLES.contains(&path)
+    {
+        found.extend(accounts_differ(path, &accounts(ours.0, our), &accounts(theirs.0, their)));
+    }
 }
 
-/// Each line's name, and what of the rest means the same on every machine: home and shell of a user,
-/// members of a group.
-fn accounts(table: &[u8]) -> Vec<(String, String)> {
-    let line = |line: &str| {
+/// The accounts of a table by name, each with what of it means the same on every machine: a number that Debian gives
+/// out for all, a user's group by name, home and shell, a group's members.
+type Accounts = BTreeMap<String, String>;
+
+fn accounts(listing: &Listing, table: &[u8]) -> Accounts {
+    let text = String::from_utf8_lossy(table);
+    let account = |line: &str| {
         let fields: Vec<_> = line.split(':').collect();
-        let rest = fields.get(if fields.len() > 4 { 5.. } else { 3.. }).unwrap_or_default().join(":");
-        (fields[0].to_owned(), rest)
+        let meaning = match fields[..] {
+            [_, _, id, group, _, home, shell] => {
+                format!("{}:{}:{home}:{shell}", fixed(id), listing.group(group))
+            }
+            [_, _, id, members] => {
+                let members: BTreeSet<_> = members.split(',').collect();
+                format!("{}:{}", fixed(id), members.into_iter().collect::<Vec<_>>().join(","))
+            }
+            _ => line.to_owned(),
+        };
+        (fields[0].to_owned(), meaning)
     };
-    String::from_utf8_lossy(table).lines().map(line).collect()
+    text.lines().map(account).collect()
+}
+
+/// A number that is the same on every Debian (its policy manual, 9.2.2); of another, nothing.
+fn fixed(id: &str) -> &str {
+    match id.parse() {
+        Ok(100..60_000) => "",
+        _ => id,
+    }
+}
+
+fn accounts_differ(table: &str, ours: &Accounts, theirs: &Accounts) -> Vec<Difference> {
+    let names: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let differ = |name: &String| {
+        let (what, our, their) = match (ours.get(name), theirs.get(name)) {
+            (Some(our), Some(their)) if our == their => return None,
+            (Some(our), Some(their)) => (What::Content, our.as_str(), their.as_str()),
+            (Some(our), None) => (What::Added, our.as_str(), ""),
+            (None, their) => (What::Missing, "", their.map_or("", String::as_str)),
+        };
+        Some(Difference { path: format!("{table}:{name}"), what, ours: our.into(), theirs: their.into() })
+    };
+    names.into_iter().filter_map(differ).collect()
 }
 
 /// The passwords that would open an account.
@@ -145,8 +172,6 @@ fn described(content: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn item(kind: Kind, mode: u32) -> Item {
@@ -214,14 +239,25 @@ mod tests {
     }
 
     #[test]
-    fn users_are_compared_by_name_home_and_shell() {
-        let passwd = |text: &str| vec![("etc/passwd", file(text))];
-        let ours = "root:x:0:0:root:/root:/bin/sh\nsshd:x:998:9:x:/run/sshd:/usr/sbin/nologin";
-        let theirs =
-            "root:x:0:0:root:/root:/bin/bash\nsshd:x:100:9:y:/run/sshd:/usr/sbin/nologin\nnew:x:1:1::/:/";
-        insta::assert_snapshot!(told(passwd(ours), passwd(theirs)).join("\n"), @r"
-        content  /etc/passwd: root:/root:/bin/sh, mmdebstrap makes root:/root:/bin/bash
-        content  /etc/passwd: no `new`, mmdebstrap makes new:/:/
+    fn accounts_are_compared_by_what_means_the_same_on_every_machine() {
+        let system =
+            |passwd: &str, group: &str| vec![("etc/group", file(group)), ("etc/passwd", file(passwd))];
+        let ours = system(
+            "root:x:0:0:root:/root:/bin/sh\nsshd:x:998:9:x:/run/sshd:/usr/sbin/nologin\nman:x:6:9:man:/:/bin/sh",
+            "news:x:9:\nsudo:x:27:\nvideo:x:44:b,a\nkvm:x:999:",
+        );
+        let theirs = system(
+            "root:x:0:0:root:/root:/bin/bash\nsshd:x:100:9:y:/run/sshd:/usr/sbin/nologin\nnew:x:1:1::/:/\n\
+             man:x:7:105:man:/:/bin/sh",
+            "news:x:9:\nsudo:x:127:\nvideo:x:44:a,b\nkvm:x:104:a\n_ssh:x:105:",
+        );
+        insta::assert_snapshot!(told(ours, theirs).join("\n"), @r"
+        missing  /etc/group:_ssh (:): mmdebstrap makes it
+        content  /etc/group:kvm: :, mmdebstrap makes :a
+        content  /etc/group:sudo: 27:, mmdebstrap makes :
+        content  /etc/passwd:man: 6:news:/:/bin/sh, mmdebstrap makes 7:_ssh:/:/bin/sh
+        missing  /etc/passwd:new (1:1:/:/): mmdebstrap makes it
+        content  /etc/passwd:root: 0:0:/root:/bin/sh, mmdebstrap makes 0:0:/root:/bin/bash
         ");
     }
 

@@ -185,6 +185,16 @@ impl Listing {
         self.items.get(path)
     }
 
+    /// The name of a group's number; the number where it has none.
+    pub fn group(&self, number: &str) -> String {
+        let table = match self.get("etc/group").map(|item| &item.kind) {
+            Some(Kind::File(content)) => names(&String::from_utf8_lossy(content)),
+            _ => BTreeMap::new(),
+        };
+        let name = number.parse().ok().and_then(|number: u32| table.get(&number).cloned());
+        name.unwrap_or_else(|| number.to_owned())
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Item)> {
         self.items.iter().map(|(path, item)| (path.as_str(), item))
     }
