@@ -7,11 +7,12 @@ mod firewall;
 mod pairing;
 
 use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use dpu_trust::client::Identity;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -103,12 +104,19 @@ fn table(subject: &Subject<'_>) -> Vec<Check> {
             "touch /usr/x 2>&1 | grep -o 'Read-only file system'",
             "Read-only file system",
         ),
+        Check::is("the folder `/` is root's alone to write", "stat -c '%a %U:%G' /", "755 root:root"),
         Check::is(
             "the root is behind dm-verity",
             "cat /sys/block/dm-0/dm/name; grep -o ' verity 1 ' /proc/cmdline",
             "root\n verity 1",
         ),
         Check::ends("every block of the root is what was built", "dd if=/dev/dm-0 of=/dev/null bs=1M"),
+        Check::is(
+            "a program with setuid is its group's alone",
+            "stat -c '%a %U:%G' /usr/lib/dbus-1.0/dbus-daemon-launch-helper",
+            "4754 root:messagebus",
+        ),
+        Check::ends("modules are stripped", "! grep -rlF .debug_info /usr/lib/modules"),
         Check::is(
             "/etc, /var and /root are on the data partition",
             "for m in /etc /var /root; do findmnt -no FSTYPE $m; done",
@@ -161,18 +169,26 @@ fn table(subject: &Subject<'_>) -> Vec<Check> {
             right: Right::Config,
         },
     ];
+    for pf in subject.config.board.plan.sriov.iter().filter(|pf| pf.expected) {
+        let script = format!("{} cat $d/sriov_numvfs; done | sort -u", each(&pf.id.to_string()));
+        checks.push(Check::is(format!("{} VFs of PF {}", pf.vfs, pf.id), script, pf.vfs.to_string()));
+    }
     for (id, count) in &emulator.expect_vfio {
-        let (vendor, device) = id.split_once(':').unwrap_or((id, ""));
-        let script = format!(
-            "for d in /sys/bus/pci/devices/*; do [ $(cat $d/vendor)$(cat $d/device) = 0x{vendor}0x{device} ] && \
-             basename $(readlink $d/driver); done | grep -c vfio-pci"
-        );
+        let script = format!("{} basename $(readlink $d/driver); done | grep -c vfio-pci", each(id));
         checks.push(Check::is(format!("{count} devices {id} are on vfio-pci"), script, count.to_string()));
     }
     for module in &emulator.expect_modules {
         checks.push(Check::ends(format!("module {module} loads"), format!("modprobe {module}")));
     }
     checks
+}
+
+/// The head of a loop over the folders of all PCI devices with this id.
+fn each(id: &str) -> String {
+    let (vendor, device) = id.split_once(':').unwrap_or((id, ""));
+    format!(
+        "for d in /sys/bus/pci/devices/*; do [ $(cat $d/vendor)$(cat $d/device) = 0x{vendor}0x{device} ] || continue;"
+    )
 }
 
 /// Boots the image twice and checks it. Only what keeps the checks from being made is an error.
@@ -201,6 +217,7 @@ pub fn check(subject: &Subject<'_>, progress: &dyn Fn(&str)) -> Result<Report> {
         report.findings.push(firewall::check(&boot, closed)?);
         progress("checks");
         report.findings.extend(boot.run(&table(subject))?);
+        report.findings.push(boot.key_of_the_image());
         let keep = "echo kept >/var/lib/dpukit-check; cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub; sync";
         let before = boot.ssh(keep)?;
         report.findings.push(boot.power_off());
@@ -237,6 +254,9 @@ struct Boot<'a> {
     card: &'a Card,
     qemu: Child,
     start: Instant,
+    console: PathBuf,
+    /// Where in the console's log this boot begins.
+    from: u64,
 }
 
 impl Drop for Boot<'_> {
@@ -251,6 +271,7 @@ impl<'a> Boot<'a> {
         let port = subject.config.board.plan.agent.port.get();
         let console_args = ["-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio"];
         let log = File::options().create(true).append(true).open(console)?;
+        let from = log.metadata()?.len();
         let qemu = card
             .command(&subject.config.board, subject.emulator, &subject.programs.tools, port, &console_args)?
             .stdin(Stdio::null())
@@ -258,7 +279,7 @@ impl<'a> Boot<'a> {
             .stderr(log)
             .spawn()
             .context("starting QEMU")?;
-        Ok(Self { subject, card, qemu, start: Instant::now() })
+        Ok(Self { subject, card, qemu, start: Instant::now(), console: console.to_owned(), from })
     }
 
     /// Asks the agent's health over the link until it is serving; as the host that has paired, if one has.
@@ -321,6 +342,30 @@ impl<'a> Boot<'a> {
         kconfig::require(&config, &Requirements::load_all(&folder, &kernel.requirements, kernel.pages)?)
     }
 
+    /// Logs in by a key that is where the build puts one, and not where the credential does.
+    fn key_of_the_image(&self) -> Finding {
+        const GIVEN: &str = "/root/.ssh/authorized_keys";
+        const BUILT_IN: &str = "/etc/ssh/authorized_keys.d/root";
+        let there = format!("mkdir -p $(dirname {BUILT_IN}) && mv {GIVEN} {BUILT_IN}");
+        let result = self.ssh(&there).and_then(|_| self.ssh(&format!("mv {BUILT_IN} {GIVEN}")));
+        Finding {
+            name: "a key that the image was built with may log in".into(),
+            result: result.map(drop).map_err(|error| format!("{error:#}")),
+        }
+    }
+
+    fn went_off_by_itself(&self) -> Result<()> {
+        let mut log = File::open(&self.console)?;
+        log.seek(SeekFrom::Start(self.from))?;
+        let mut said = Vec::new();
+        log.read_to_end(&mut said)?;
+        let said = String::from_utf8_lossy(&said);
+        for wanted in GOES_OFF {
+            ensure!(said.contains(wanted), "its console does not say `{wanted}`");
+        }
+        Ok(())
+    }
+
     /// Turns the card off as a person would.
     fn power_off(&mut self) -> Finding {
         let mut off = || -> Result<()> {
@@ -329,7 +374,8 @@ impl<'a> Boot<'a> {
             let start = Instant::now();
             while start.elapsed() < self.subject.patience {
                 if let Some(status) = self.qemu.try_wait()? {
-                    return if status.success() { Ok(()) } else { bail!("QEMU ended with {status}") };
+                    ensure!(status.success(), "QEMU ended with {status}");
+                    return self.went_off_by_itself();
                 }
                 std::thread::sleep(Duration::from_millis(100));
             }
@@ -341,6 +387,10 @@ impl<'a> Boot<'a> {
         }
     }
 }
+
+/// What a kernel and systemd say that go off in order (kernel/reboot.c, systemd's src/shutdown/shutdown.c): QEMU ends as
+/// well where a card starts again, of a panic or a watchdog.
+const GOES_OFF: [&str; 2] = ["All filesystems unmounted.", "reboot: Power down"];
 
 /// How long a connection may take. QEMU's user network takes a call before the card can, and leaves it
 /// hanging: only a new one gets through.

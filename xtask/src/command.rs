@@ -115,3 +115,28 @@ fn ssh_keys(path: &Path) -> Result<String> {
     }
     Ok(keys.join("\n") + "\n")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(text: &str) -> Result<String> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        ssh_keys(file.path())
+    }
+
+    #[test]
+    fn public_keys_are_taken_and_nothing_else() {
+        assert_eq!(
+            keys("# mine\n\n ssh-ed25519 A a\necdsa-x B b").unwrap(),
+            "ssh-ed25519 A a\necdsa-x B b\n"
+        );
+        for wrong in ["", "# none\n", "-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl\n", "ssh-ed25519 A\nb3Bl\n"]
+        {
+            let error = keys(wrong).unwrap_err().to_string();
+            assert!(error.contains("does not hold public ssh keys"), "{error}");
+        }
+        assert!(ssh_keys(Path::new("/nowhere")).is_err());
+    }
+}

@@ -206,6 +206,21 @@ mod tests {
     }
 
     #[test]
+    fn keys_are_where_sshd_looks_for_them_and_nowhere_if_none_was_given() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let config = crate::load::load(root, "virt").unwrap();
+        let keys = |given: &str| {
+            let files = generated_files(&config, &config.board.plan, given).unwrap();
+            files.into_iter().filter(|(path, _)| path.contains("authorized_keys")).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            keys("ssh-ed25519 A a\n"),
+            [("etc/ssh/authorized_keys.d/root".into(), "ssh-ed25519 A a\n".into())]
+        );
+        assert_eq!(keys(""), []);
+    }
+
+    #[test]
     fn ports_become_rules() {
         let rules = nft_rules(&["tcp/10250".into(), "udp/8472".into(), "esp".into()]);
         assert_eq!(
