@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use rustix::fs::{FlockOperation, fcntl_lock};
 
 use crate::config::{Board, Emulator};
 use crate::hint::WithHint as _;
@@ -89,8 +90,7 @@ impl Card {
     fn made(folder: &Path, image: Option<&Path>, size: u64, programs: &Programs) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("making `{}`", folder.display()))?;
         let bank = |name: &str, content: Option<&Path>, size: u64| -> Result<()> {
-            let path = folder.join(name);
-            let mut file = File::create(&path).with_context(|| format!("making `{}`", path.display()))?;
+            let mut file = emptied(&folder.join(name))?;
             file.set_len(size)?;
             content.map_or(Ok(()), |content| copy_sparse(content, &mut file, 0))
         };
@@ -252,6 +252,18 @@ impl Card {
         command.args(self.arguments(board, emulator, port, console));
         Ok(command)
     }
+}
+
+/// A file without content; an error where a card runs with it: QEMU locks what it reads and writes
+/// (its docs/system/qemu-block-drivers.rst.inc, "Disk image file locking").
+fn emptied(path: &Path) -> Result<File> {
+    let making = || format!("making `{}`", path.display());
+    let file = File::options().create(true).truncate(false).write(true).open(path).with_context(making)?;
+    fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("`{}` is in use: an emulated card runs with it", path.display()))
+        .hint(|| "end that card first: Ctrl-A X on its console".into())?;
+    file.set_len(0).with_context(making)?;
+    Ok(file)
 }
 
 /// A port of this host that nothing listens on.

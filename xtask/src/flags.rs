@@ -47,7 +47,8 @@ pub struct Common {
     /// The checkout to work on [default: that which this program was built from].
     #[arg(long, global = true, hide = true, value_name = "FOLDER")]
     pub root: Option<PathBuf>,
-    /// How to tell what happens: for people, or one JSON object per line on standard output.
+    /// How to tell what a build does: for people, or one JSON object per line on standard output. What a command is
+    /// asked to print is printed as it is.
     #[arg(long, global = true, value_enum, default_value = "human", value_name = "FORMAT")]
     pub message_format: MessageFormat,
 }
@@ -136,7 +137,7 @@ pub struct Boot {
     /// Check what the card must do, and exit 0 or 1.
     #[arg(long)]
     pub check: bool,
-    /// Print the QEMU command instead of running it.
+    /// Make the card and print its QEMU command instead of running it; by hand it takes a QEMU that is installed.
     #[arg(long, conflicts_with = "check")]
     pub print: bool,
     /// A file of public keys that may log in as root on this emulated card.
@@ -199,7 +200,7 @@ pub struct Lock {
 
 #[derive(Debug, Subcommand)]
 pub enum Kernel {
-    /// Configure the kernel and check every wanted option; takes a minute, builds nothing.
+    /// Configure the kernel and check every wanted option; takes some seconds, builds nothing.
     Check,
     /// Change options in Kconfig's menu and print the lines for a fragment.
     Menu,

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context as _, Result, ensure};
 use dpukit_image::recipes::IMAGE;
+use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::builds::{Place, fail, succeed};
 
@@ -14,11 +15,13 @@ pub fn run(place: &Place<'_>) -> Result<()> {
     says(place, &["store", "ls"], "-image")?;
     says(place, &["store", "gc", "--dry-run"], "would be freed")?;
     says(place, &["boot", "--print"], "qemu-system-aarch64 -machine virt")?;
+    running_card_is_kept(place)?;
     says(place, &["kernel", "check"], "every requirement is met")?;
     // Beside events, a line for each change.
     let changes = said(place, &["kernel", "diff"])?;
     ensure!(changes.lines().all(|line| line.starts_with('{')), "`kernel diff` sees a change: {changes}");
     fail(place.program(&["kernel", "diff", "/nowhere"]), &["/nowhere"])?;
+    option_is_explained(place)?;
     lock_is_kept(place)?;
     damage_is_found(place)?;
     succeed(place.program(&["clean"]))?;
@@ -39,6 +42,34 @@ fn said(place: &Place<'_>, words: &[&str]) -> Result<String> {
 fn says(place: &Place<'_>, words: &[&str], wanted: &str) -> Result<()> {
     let said = said(place, words)?;
     ensure!(said.contains(wanted), "`{}` does not say `{wanted}`: {said}", words.join(" "));
+    Ok(())
+}
+
+/// An option that does not take is told with its place and what it lacks.
+fn option_is_explained(place: &Place<'_>) -> Result<()> {
+    let file = place.root().join("kernel-config/storage.config");
+    let before = fs::read_to_string(&file)?;
+    fs::write(&file, format!("{before}\n# A wish that nothing here fulfils.\nCONFIG_USB_STORAGE=y\n"))?;
+    let wanted =
+        ["`USB_STORAGE`=y (`storage.config` line", "needs `USB` = m or y (is n)", "hint: mend the fragments"];
+    let failed = fail(place.program(&["kernel", "check"]), &wanted);
+    fs::write(&file, before)?;
+    failed
+}
+
+/// A card that runs keeps its disk: another is not made in its place. QEMU's lock is held here as QEMU holds it.
+fn running_card_is_kept(place: &Place<'_>) -> Result<()> {
+    let disk = place.root().join("out").join(place.board()).join("card/disk.img");
+    let held = fs::File::open(&disk).with_context(|| format!("reading `{}`", disk.display()))?;
+    fcntl_lock(&held, FlockOperation::NonBlockingLockShared).context("locking a card's disk")?;
+    let before = (held.metadata()?.len(), held.metadata()?.modified()?);
+    for words in [&["boot", "--print"][..], &["boot"]] {
+        fail(place.program(words), &["disk.img` is in use", "hint: end that card first"])?;
+    }
+    ensure!(
+        (held.metadata()?.len(), held.metadata()?.modified()?) == before,
+        "a running card's disk was made anew"
+    );
     Ok(())
 }
 
