@@ -116,11 +116,14 @@ impl Project {
         }
         let Sources { config, fetcher, origins, .. } = &self.sources;
         let mut lock = self.sources.lock.clone();
-        let differences = resolve(config, fetcher, origins, &mut lock, &components)?;
+        one_error(renew(config, fetcher, origins, &mut lock, &components))?;
         if lock.components.values().any(has_gone) {
             return Err(anyhow!("the mirrors' indexes still name what the mirrors don't have"))
                 .hint(|| "they may be in the middle of an update: try again in some minutes".into());
         }
+        rules::enforce(config, &lock)?;
+        lock.write(&lock_path(&config.root, &config.board.name))?;
+        let differences = self.sources.lock.differences(&lock);
         self.sources.lock = lock;
         Ok(differences)
     }
@@ -152,6 +155,23 @@ pub fn resolve(
     components: &[String],
 ) -> Result<Vec<Difference>> {
     let before = lock.clone();
+    let failures = renew(config, fetcher, origins, lock, components);
+    rules::enforce(config, lock)?;
+    if *lock != before {
+        lock.write(&lock_path(&config.root, &config.board.name))?;
+    }
+    one_error(failures)?;
+    Ok(before.differences(lock))
+}
+
+/// Resolves `components` anew; returns why some of them could not be.
+fn renew(
+    config: &Config,
+    fetcher: &Fetcher,
+    origins: &Origins,
+    lock: &mut Lock,
+    components: &[String],
+) -> Vec<anyhow::Error> {
     let known = |name: &String| config.components.get(name);
     let (packages, others): (Vec<_>, Vec<_>) = components
         .iter()
@@ -173,12 +193,12 @@ pub fn resolve(
             }
         }
     }
-    rules::enforce(config, lock)?;
-    if *lock != before {
-        lock.write(&lock_path(&config.root, &config.board.name))?;
-    }
+    failures
+}
+
+fn one_error(mut failures: Vec<anyhow::Error>) -> Result<()> {
     match failures.len() {
-        0 => Ok(before.differences(lock)),
+        0 => Ok(()),
         1 => Err(failures.remove(0).context("making the lock current")),
         count => {
             let texts: Vec<_> = failures.iter().map(hint::report).collect();
@@ -186,3 +206,6 @@ pub fn resolve(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,8 +25,8 @@ fn a_release_file_that_is_older_than_the_locks_is_refused() {
 }
 
 /// An archive in a folder, that remembers what was asked of it.
-struct Folder {
-    folder: TempDir,
+pub(crate) struct Folder {
+    pub(crate) folder: TempDir,
     asked: RefCell<Vec<String>>,
 }
 
@@ -43,14 +43,14 @@ impl Source for Folder {
 
 impl Folder {
     /// Has a key file `test` for the suites to come.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("test.asc"), Pair::generate(1).armor()).unwrap();
         Self { folder, asked: RefCell::new(Vec::new()) }
     }
 
     /// Puts a suite in place, of lines `name version; Field: value; …` for each architecture.
-    fn put(&self, suite: &str, architectures: &[(&str, &str)]) {
+    pub(crate) fn put(&self, suite: &str, architectures: &[(&str, &str)]) {
         let mut files = String::new();
         let base = self.folder.path().join("debian/dists").join(suite);
         for (architecture, lines) in architectures {
