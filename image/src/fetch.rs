@@ -381,9 +381,10 @@ impl Fetcher {
         let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
         let mut buffer = vec![0; 1 << 16];
         while have < file.size {
-            let count = body.read(&mut buffer).map_err(|error| Stop::Again(error.into()))?;
+            let broke_off = |why| anyhow!("it broke off after {have} of {} bytes: {why}", file.size);
+            let count = body.read(&mut buffer).map_err(|error| Stop::Again(broke_off(error.to_string())))?;
             if count == 0 {
-                return Err(Stop::Again(anyhow!("it broke off after {have} of {} bytes", file.size)));
+                return Err(Stop::Again(broke_off("the connection was closed".into())));
             }
             // More than was announced is cut: the hash decides.
             let count = count.min(usize::try_from(file.size - have).unwrap_or(count));
@@ -403,8 +404,9 @@ impl Fetcher {
         }
         let name = file.path.rsplit('/').next().unwrap_or_default();
         let rejected = self.folder.join("rejected").join(format!("{}-{name}", file.sha256));
+        let keeping = || format!("keeping what came from {address} as `{}`", rejected.display());
         part.seek(SeekFrom::Start(0))?;
-        io::copy(part, &mut File::create(&rejected)?)?;
+        io::copy(part, &mut File::create(&rejected).with_context(keeping)?).with_context(keeping)?;
         part.set_len(0)?;
         bail!("{address} has the hash {found}, not that of the lock; it is kept as `{}`", rejected.display())
     }
@@ -440,13 +442,16 @@ impl Fetcher {
             return fs::read(&path).with_context(|| format!("reading `{}`", path.display()));
         }
         if self.options.offline {
-            bail!("offline, `{path}` of `{archive}` can't be asked for");
+            return Err(anyhow!("`{path}` of `{archive}` is to be asked for, and `--offline` forbids to"))
+                .hint(|| "run it without `--offline`".into());
         }
         let mut said = Vec::new();
         let mirrors = self.archives.get(archive).map(|archive| archive.mirrors.as_slice());
         for mirror in mirrors.unwrap_or_default() {
             let address = join(mirror, path);
-            let answer = self.agent.get(&address).call();
+            // A word now and then must not hold a build for ever.
+            let whole = self.options.patience * 4;
+            let answer = self.agent.get(&address).config().timeout_recv_body(Some(whole)).build().call();
             let bytes =
                 answer.and_then(|mut body| body.body_mut().with_config().limit(INDEX_LIMIT).read_to_vec());
             match bytes {

@@ -4,6 +4,8 @@
 //! `/mr/binary/NAME/VERSION/binfiles` tells the hash of each architecture's file, `/file/HASH` is the
 //! file. It is only an address: the caller checks what comes by SHA-256.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
@@ -11,6 +13,8 @@ use crate::fetch::Package;
 
 /// The largest answer that is read.
 const LIMIT: u64 = 1 << 20;
+/// How long it may take.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Deserialize)]
 struct Files {
@@ -31,7 +35,8 @@ pub fn address(agent: &ureq::Agent, service: &str, package: &Package) -> Result<
     let service = service.trim_end_matches('/');
     let Package { name, version, arch } = package;
     let question = format!("{service}/mr/binary/{name}/{version}/binfiles");
-    let mut answer = agent.get(&question).call().with_context(|| question.clone())?;
+    let request = agent.get(&question).config().timeout_recv_body(Some(PATIENCE)).build();
+    let mut answer = request.call().with_context(|| question.clone())?;
     let text = answer.body_mut().with_config().limit(LIMIT).read_to_string();
     let files: Files = text
         .map_err(anyhow::Error::from)

@@ -28,6 +28,8 @@ enum Answer {
     Cut(usize),
     /// The head, then nothing.
     Stall,
+    /// An octet now and then.
+    Drip,
     /// A `Content-Range` that is not what was asked for.
     Lie,
     Status(u16),
@@ -107,6 +109,16 @@ fn answer(mut stream: TcpStream, script: &[Answer], seen: &Mutex<Vec<String>>, a
         Answer::Stall => {
             let _ = stream.write_all(rest(start).as_bytes());
             std::thread::sleep(Duration::from_secs(20));
+            return;
+        }
+        Answer::Drip => {
+            let _ = stream.write_all(rest(start).as_bytes());
+            for octet in &CONTENT[start..] {
+                std::thread::sleep(Duration::from_millis(500));
+                if stream.write_all(&[*octet]).is_err() {
+                    break;
+                }
+            }
             return;
         }
         Answer::Lie => (rest(start + 3), CONTENT[start..].to_vec()),
@@ -209,6 +221,34 @@ fn the_next_mirror_is_asked_where_one_fails() {
         fetch(cache.path(), &[&bad, &good]).unwrap();
         assert_eq!(good.requests().len(), 1);
     }
+}
+
+#[test]
+fn what_a_server_that_stalls_gave_is_kept_for_the_next_run() {
+    let cache = tempfile::tempdir().unwrap();
+    let error = fetch(cache.path(), &[&Server::new(&[Answer::Cut(10), Answer::Stall])]).unwrap_err();
+    assert!(error.contains("timeout") && error.contains("it goes on where it stopped"), "{error}");
+    let good = Server::new(&[Answer::Good]);
+    fetch(cache.path(), &[&good]).unwrap();
+    assert_eq!(good.requests(), ["bytes=10-"]);
+}
+
+#[test]
+fn a_server_that_breaks_off_is_told_with_how_far_it_came() {
+    let cache = tempfile::tempdir().unwrap();
+    let error = fetch(cache.path(), &[&Server::new(&[Answer::Cut(10), Answer::Cut(0)])]).unwrap_err();
+    assert!(error.contains("broke off after 10 of"), "{error}");
+}
+
+#[test]
+fn a_server_that_says_a_word_now_and_then_does_not_hold_a_build() {
+    let cache = tempfile::tempdir().unwrap();
+    let slow = Server::new(&[Answer::Drip]);
+    let error = fetch(cache.path(), &[&slow]).unwrap_err();
+    assert!(error.contains("timeout"), "{error}");
+    // Neither for what is not named by a hash.
+    let error = fetcher(cache.path(), &[&slow]).get("debian", "dists/x/InRelease", None).unwrap_err();
+    assert!(format!("{error:#}").contains("timeout"), "{error:#}");
 }
 
 #[test]
