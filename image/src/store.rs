@@ -119,6 +119,9 @@ pub struct Workplace {
     pub log: PathBuf,
 }
 
+/// What helps where the cache can't be written.
+const WRITABLE: &str = "name a folder that you can write to with `DPUKIT_CACHE`";
+
 /// Where the caches live: `DPUKIT_CACHE`, else `$XDG_CACHE_HOME/dpukit`, else `~/.cache/dpukit`.
 pub fn cache_folder() -> Result<PathBuf> {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
@@ -137,17 +140,22 @@ pub fn cache_folder() -> Result<PathBuf> {
 impl Store {
     /// Opens the store in a cache folder, making the folder where it is missing.
     pub fn open(cache: &Path) -> Result<Self> {
+        Self::laid_out(cache)
+            .with_context(|| format!("opening the store at `{}`", cache.display()))
+            .hint(|| WRITABLE.into())?;
+        Ok(Self { cache: cache.to_owned() })
+    }
+
+    fn laid_out(cache: &Path) -> io::Result<()> {
         for part in ["store", "private/store", "work", "locks", "last", "logs"] {
-            let folder = cache.join(part);
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("opening the store at `{}`", cache.display()))
-                .hint(|| "name a folder that you can write to with `DPUKIT_CACHE`".into())?;
+            fs::create_dir_all(cache.join(part))?;
         }
         // The licence of what lies there is one person's.
         let private = cache.join("private");
-        fs::set_permissions(&private, fs::Permissions::from_mode(0o700))
-            .with_context(|| format!("closing `{}` to others", private.display()))?;
-        Ok(Self { cache: cache.to_owned() })
+        if fs::metadata(&private)?.permissions().mode() & 0o777 != 0o700 {
+            fs::set_permissions(&private, fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(())
     }
 
     /// The folder that holds the store and its neighbours.

@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use walkdir::WalkDir;
 
-use super::{Recipe, SHELVES, Store, on_disk};
+use super::{Recipe, SHELVES, Store, WRITABLE, on_disk};
 use crate::hint::WithHint as _;
 
 /// What entries may take that no board's last build is made of: 16 GiB.
@@ -54,7 +54,7 @@ impl Store {
     fn users(&self) -> Result<File> {
         let path = self.cache.join("locks/users");
         let file = File::options().create(true).append(true).open(&path);
-        file.with_context(|| format!("opening `{}`", path.display()))
+        file.with_context(|| format!("opening `{}`", path.display())).hint(|| WRITABLE.into())
     }
 
     /// Removes what no board's last build is made of, and what killed builds left. Returns the names

@@ -173,7 +173,7 @@ impl<'a> Place<'a> {
         let script =
             format!("mount --bind '{cache}' '{cache}'; mount -o remount,bind,ro '{cache}'; exec \"$@\"");
         let command = self.unshared(&["--map-root-user", "--mount"], &script);
-        fail(command, &["Read-only file system", &self.cache.to_string_lossy()])
+        fail(command, &["Read-only file system", &self.cache.to_string_lossy(), "hint:", "DPUKIT_CACHE"])
     }
 
     /// Kills builds at moments that the last commit's hash chooses, then builds to the end.
