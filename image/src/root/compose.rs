@@ -106,7 +106,7 @@ fn read_text(node: &Node) -> Result<String> {
     }
 }
 
-/// Each package with maintainer scripts must be answered by the component, and no other.
+/// Each package with maintainer scripts must be answered by the component.
 fn check_scripts(parts: &Composition<'_>, packages: &[Unpacked]) -> Result<()> {
     let with_scripts: BTreeSet<_> = packages
         .iter()
@@ -204,21 +204,22 @@ fn move_var(tree: &mut Tree) -> Result<()> {
     Ok(())
 }
 
-/// Each library that a program or library names must be in the root.
+/// Each library that a program or library names must be where the loader looks for it.
 fn check_libraries(tree: &Tree) -> Result<()> {
-    let present: BTreeSet<_> = tree
-        .iter()
-        .filter(|(path, _)| path.starts_with("usr/lib/"))
-        .filter_map(|(path, _)| path.rsplit('/').next())
-        .collect();
+    let loaders: Vec<_> = loaders(tree).collect();
     let mut missing = Vec::new();
     for (path, node) in tree.iter() {
         let Kind::File(content) = &node.kind else { continue };
         if !super::elf::may_be_linked(path) {
             continue;
         }
-        for library in super::elf::needed(content).with_context(|| format!("reading `/{path}`"))? {
-            if !present.contains(library.as_str()) {
+        let linked = super::elf::linked(content).with_context(|| format!("reading `/{path}`"))?;
+        // A library beside others is loaded by programs that know its folder, and with it all that is there.
+        let own = linked.folders.iter().map(String::as_str).chain(["$ORIGIN"]);
+        let own: Vec<_> = own.map(|folder| of_loader(folder, path)).collect();
+        for library in &linked.needed {
+            let mut folders = own.iter().map(String::as_str).chain(loaders.iter().copied());
+            if !folders.any(|folder| holds(tree, folder, library)) {
                 missing.push(format!("  /{path} ({}) needs {library}", node.origin));
             }
         }
@@ -229,4 +230,91 @@ fn check_libraries(tree: &Tree) -> Result<()> {
     Err(anyhow::anyhow!("libraries are missing from the root:\n{}", missing.join("\n"))).hint(|| {
         "a package that holds them is left out or not depended on: see the component's `without`".into()
     })
+}
+
+/// The folders that the loader knows (ld.so(8)); `/lib` is a link to `/usr/lib`.
+fn loaders(tree: &Tree) -> impl Iterator<Item = &str> {
+    let is_of_architecture = |path: &&str| {
+        path.strip_prefix("usr/lib/").is_some_and(|name| !name.contains('/') && name.ends_with("-linux-gnu"))
+    };
+    tree.below("usr/lib").map(|(path, _)| path).filter(is_of_architecture).chain(["usr/lib"])
+}
+
+/// A folder as it is written in the file at `path`.
+fn of_loader(folder: &str, path: &str) -> String {
+    let own = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let folder = folder.replace("$ORIGIN", own).replace("${ORIGIN}", own);
+    let mut parts = Vec::new();
+    for part in folder.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    if parts.first() == Some(&"lib") {
+        parts.insert(0, "usr");
+    }
+    parts.join("/")
+}
+
+/// Whether a folder has a file of this name, or a link to one.
+fn holds(tree: &Tree, folder: &str, name: &str) -> bool {
+    match tree.get(&format!("{folder}/{name}")).map(|node| &node.kind) {
+        Some(Kind::File(_)) => true,
+        // Libraries are linked within their folder.
+        Some(Kind::Link(target)) => target != name && holds(tree, folder, target),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A root with a program, which is this test, and what it needs in `folder`.
+    fn with_libraries(folder: &str, kind: impl Fn(&str) -> Kind) -> Result<()> {
+        let program = Content::Path(std::env::current_exe().unwrap());
+        let needed = super::super::elf::linked(&program).unwrap().needed;
+        assert!(needed.iter().any(|name| name == "libc.so.6"), "{needed:?}");
+        let mut tree = Tree::default();
+        for name in &needed {
+            tree.put(format!("{folder}/{name}"), Node::new(kind(name), "libraries"));
+        }
+        tree.put("usr/bin/program", Node::new(Kind::File(program), "a-package"));
+        tree.add_parents();
+        check_libraries(&tree)
+    }
+
+    fn library(_: &str) -> Kind {
+        Kind::File(Content::Bytes([][..].into()))
+    }
+
+    #[test]
+    fn libraries_are_found_where_the_loader_looks() {
+        with_libraries("usr/lib/x86_64-linux-gnu", library).unwrap();
+        with_libraries("usr/lib", library).unwrap();
+    }
+
+    #[test]
+    fn a_library_elsewhere_or_behind_a_dangling_link_is_missing() {
+        let link = |_: &str| Kind::Link("gone.so".into());
+        let circle = |name: &str| Kind::Link(name.into());
+        for missing in [
+            with_libraries("usr/lib/private", library),
+            with_libraries("usr/lib/x86_64-linux-gnu", link),
+            with_libraries("usr/lib/x86_64-linux-gnu", circle),
+        ] {
+            let error = crate::hint::report(&missing.unwrap_err());
+            assert!(error.contains("/usr/bin/program (a-package) needs libc.so.6"), "{error}");
+            assert!(error.contains("the component's `without`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn folders_of_a_programs_own_are_read_as_the_loader_does() {
+        assert_eq!(of_loader("$ORIGIN/../lib/x", "usr/bin/x"), "usr/lib/x");
+        assert_eq!(of_loader("/lib/aarch64-linux-gnu/x", "usr/bin/x"), "usr/lib/aarch64-linux-gnu/x");
+        assert_eq!(of_loader("/usr/lib/x/", "usr/bin/x"), "usr/lib/x");
+    }
 }

@@ -1,4 +1,4 @@
-//! Which libraries a program names: `DT_NEEDED` of ELF files (elf(5)).
+//! Which libraries a program names, and where it looks for them: `DT_NEEDED` and `DT_RUNPATH` of ELF files (elf(5)).
 
 use anyhow::Result;
 use object::read::elf::{Dyn as _, FileHeader as _, ProgramHeader as _};
@@ -12,21 +12,30 @@ pub fn may_be_linked(path: &str) -> bool {
     place.iter().any(|start| path.starts_with(start)) && !path.starts_with("usr/lib/modules/")
 }
 
-/// The names in a file's `DT_NEEDED`; none if it is not a 64-bit ELF file.
-pub fn needed(content: &Content) -> Result<Vec<String>> {
+/// What a file wants of the loader.
+#[derive(Debug, Default)]
+pub struct Linked {
+    /// The libraries, by name.
+    pub needed: Vec<String>,
+    /// Folders that are its own, beside the loader's, as they are written in it.
+    pub folders: Vec<String>,
+}
+
+/// What a file wants of the loader; nothing if it is not a 64-bit ELF file.
+pub fn linked(content: &Content) -> Result<Linked> {
     let magic = content.read(|reader| {
         let mut magic = Vec::new();
         std::io::Read::read_to_end(&mut std::io::Read::take(reader, 5), &mut magic)?;
         Ok(magic)
     })?;
     if magic != [0x7f, b'E', b'L', b'F', 2] {
-        return Ok(Vec::new());
+        return Ok(Linked::default());
     }
     let bytes = content.bytes()?;
     let header = FileHeader64::<Endianness>::parse(bytes.as_slice())?;
     let endian = header.endian()?;
     let segments = header.program_headers(endian, bytes.as_slice())?;
-    let mut names = Vec::new();
+    let mut linked = Linked::default();
     for segment in segments {
         let Some(dynamic) = segment.dynamic(endian, bytes.as_slice())? else { continue };
         let value = |tag: u32| {
@@ -34,10 +43,13 @@ pub fn needed(content: &Content) -> Result<Vec<String>> {
         };
         let Some(table) = value(object::elf::DT_STRTAB) else { continue };
         for entry in dynamic.iter().filter(|entry| entry.tag32(endian) == Some(object::elf::DT_NEEDED)) {
-            names.extend(string_at(&bytes, segments, endian, table + entry.d_val(endian)));
+            linked.needed.extend(string_at(&bytes, segments, endian, table + entry.d_val(endian)));
         }
+        let path = value(object::elf::DT_RUNPATH).or_else(|| value(object::elf::DT_RPATH));
+        let path = path.and_then(|path| string_at(&bytes, segments, endian, table + path));
+        linked.folders.extend(path.iter().flat_map(|path| path.split(':')).map(str::to_owned));
     }
-    Ok(names)
+    Ok(linked)
 }
 
 /// The zero-terminated string at a virtual address.
