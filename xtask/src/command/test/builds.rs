@@ -22,6 +22,9 @@ use crate::ui::Ui;
 
 /// The steps that are built anew under bad conditions; `boot` has no name of its own elsewhere.
 const ANEW: [&str; 4] = [ROOT, SYSTEM, "boot", IMAGE];
+/// Ends the names of steps whose result is cargo's folder for the next step: it lists files there in an order that no two
+/// builds agree on. What the next step makes of it is compared.
+const OF_CARGO: &str = "-libraries";
 /// How many builds are killed one after the other.
 const KILLS: u32 = 5;
 /// Within so much time of its start a build is killed; a whole one takes about twice as long.
@@ -58,7 +61,8 @@ pub fn repeat(ui: &Ui, project: &Project, with_kernel: bool) -> Result<()> {
     let place = Place::new(project, folder.path(), is_anew)?;
     succeed(place.image())?;
     place.is_the_same().context("built a second time")?;
-    ui.notice(&format!("{} steps made the same bytes again", place.anew.len()));
+    let steps: Vec<_> = place.anew.iter().filter(|step| !step.ends_with(OF_CARGO)).cloned().collect();
+    ui.notice(&format!("the same bytes again: {}", steps.join(", ")));
     Ok(())
 }
 
@@ -150,14 +154,14 @@ impl<'a> Place<'a> {
     /// What was built must be, to the byte, what the user's own checkout and cache made.
     pub fn is_the_same(&self) -> Result<()> {
         let store = self.store()?;
-        for step in &self.anew {
+        let mut others = Vec::new();
+        for step in self.anew.iter().filter(|step| !step.ends_with(OF_CARGO)) {
             let entry = self.recipes[step].entry();
-            let (ours, theirs) = (store.meta(&entry)?.content, self.project.store.meta(&entry)?.content);
-            ensure!(
-                ours == theirs,
-                "step `{step}` has another content in another place: {ours}, not {theirs}"
-            );
+            if store.meta(&entry)?.content != self.project.store.meta(&entry)?.content {
+                others.push(step.as_str());
+            }
         }
+        ensure!(others.is_empty(), "other contents in another place, of: {}", others.join(", "));
         Ok(())
     }
 
