@@ -58,8 +58,11 @@ pub fn repeat(ui: &Ui, project: &Project, with_kernel: bool) -> Result<()> {
     let folder = tempfile::tempdir().context("making a folder for builds")?;
     let behind = recipes::graph(&project.sources)?.behind(IMAGE);
     let is_anew = |step: &str| behind.contains(step) && (with_kernel || step != KERNEL);
-    let place = Place::new(project, folder.path(), is_anew)?;
+    let mut place = Place::new(project, folder.path(), is_anew)?;
     succeed(place.image())?;
+    // What only a borrowed step is made of was not needed.
+    let store = place.store()?;
+    place.anew.retain(|step| store.has(&place.recipes[step].entry()));
     place.is_the_same().context("built a second time")?;
     let steps: Vec<_> = place.anew.iter().filter(|step| !step.ends_with(OF_CARGO)).cloned().collect();
     ui.notice(&format!("the same bytes again: {}", steps.join(", ")));
