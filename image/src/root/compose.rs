@@ -260,12 +260,17 @@ fn of_loader(folder: &str, path: &str) -> String {
 
 /// Whether a folder has a file of this name, or a link to one.
 fn holds(tree: &Tree, folder: &str, name: &str) -> bool {
-    match tree.get(&format!("{folder}/{name}")).map(|node| &node.kind) {
-        Some(Kind::File(_)) => true,
-        // Libraries are linked within their folder.
-        Some(Kind::Link(target)) => target != name && holds(tree, folder, target),
-        _ => false,
+    let mut name = name;
+    // As in the kernel (MAXSYMLINKS), a chain of more than 40 is a circle.
+    for _ in 0..40 {
+        match tree.get(&format!("{folder}/{name}")).map(|node| &node.kind) {
+            Some(Kind::File(_)) => return true,
+            // Libraries are linked within their folder.
+            Some(Kind::Link(target)) => name = target,
+            _ => return false,
+        }
     }
+    false
 }
 
 #[cfg(test)]
