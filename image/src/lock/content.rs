@@ -7,7 +7,8 @@ use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
-use super::{LockedPackage, Misplaced, quote};
+use super::LockedPackage;
+use super::text::{Misplaced, RawPackage, quote};
 use crate::config::{Component, OciSource, Revision, Source};
 use crate::hash::Hash;
 
@@ -170,7 +171,7 @@ impl fmt::Display for LockedFile {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawComponent {
     pub request: Hash,
-    pub packages: Option<Vec<Spanned<super::RawPackage>>>,
+    pub packages: Option<Vec<Spanned<RawPackage>>>,
     git: Option<Spanned<LockedGit>>,
     manifest: Option<Spanned<Blob>>,
     blobs: Option<Vec<Blob>>,

@@ -1,11 +1,16 @@
 use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Duration;
 
+use anyhow::ensure;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::resolve::resolve_all;
 use super::*;
-use crate::config::Archive;
+use crate::config::{Archive, Suite, Suites};
+use crate::debian::Source;
 use crate::debian::keyring::tests::{Pair, now};
 use crate::hint::report;
 
