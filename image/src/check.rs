@@ -62,6 +62,13 @@ pub struct Subject<'a> {
     pub patience: Duration,
 }
 
+impl Subject<'_> {
+    /// The console's transcript, of all boots.
+    fn console(&self) -> PathBuf {
+        self.folder.join("console.log")
+    }
+}
+
 /// One line of the table: a script for the card, and what of its output is right.
 struct Check {
     name: String,
@@ -197,12 +204,12 @@ pub fn check(subject: &Subject<'_>, progress: &dyn Fn(&str)) -> Result<Report> {
     card.make_key(&subject.programs.tools)?;
     let code = card.make_code()?;
     let closed = card.open_closed_ports()?;
-    let console = subject.folder.join("console.log");
+    let console = subject.console();
     let _ = fs::remove_file(&console);
 
-    let mut report = Report { findings: Vec::new(), healthy_after: None, console: console.clone() };
+    let mut report = Report { findings: Vec::new(), healthy_after: None, console };
     progress("first boot");
-    let mut boot = Boot::start(subject, &card, &console)?;
+    let mut boot = Boot::start(subject, &card)?;
     let healthy = boot.wait_healthy(None);
     report.healthy_after = healthy.as_ref().ok().copied();
     report.findings.push(Finding {
@@ -214,7 +221,7 @@ pub fn check(subject: &Subject<'_>, progress: &dyn Fn(&str)) -> Result<Report> {
         let (findings, identity) = pairing::check(card.agent_port, &code)?;
         report.findings.extend(findings);
         progress("firewall");
-        report.findings.push(firewall::check(&boot, closed)?);
+        report.findings.push(firewall::check(&boot, subject.config.board.plan.agent.port.get(), closed)?);
         progress("checks");
         report.findings.extend(boot.run(&table(subject))?);
         report.findings.push(boot.key_of_the_image());
@@ -222,7 +229,7 @@ pub fn check(subject: &Subject<'_>, progress: &dyn Fn(&str)) -> Result<Report> {
         let before = boot.ssh(keep)?;
         report.findings.push(boot.power_off());
         progress("second boot");
-        let mut boot = Boot::start(subject, &card, &console)?;
+        let mut boot = Boot::start(subject, &card)?;
         let healthy = boot.wait_healthy(identity.as_ref()).map(|_| ()).map_err(|error| format!("{error:#}"));
         let again = healthy.is_ok();
         report.findings.push(Finding {
@@ -254,7 +261,6 @@ struct Boot<'a> {
     card: &'a Card,
     qemu: Child,
     start: Instant,
-    console: PathBuf,
     /// Where in the console's log this boot begins.
     from: u64,
 }
@@ -267,10 +273,10 @@ impl Drop for Boot<'_> {
 }
 
 impl<'a> Boot<'a> {
-    fn start(subject: &'a Subject<'a>, card: &'a Card, console: &Path) -> Result<Self> {
+    fn start(subject: &'a Subject<'a>, card: &'a Card) -> Result<Self> {
         let port = subject.config.board.plan.agent.port.get();
         let console_args = ["-display", "none", "-monitor", "none", "-no-reboot", "-serial", "stdio"];
-        let log = File::options().create(true).append(true).open(console)?;
+        let log = File::options().create(true).append(true).open(subject.console())?;
         let from = log.metadata()?.len();
         let qemu = card
             .command(&subject.config.board, subject.emulator, &subject.programs.tools, port, &console_args)?
@@ -279,7 +285,7 @@ impl<'a> Boot<'a> {
             .stderr(log)
             .spawn()
             .context("starting QEMU")?;
-        Ok(Self { subject, card, qemu, start: Instant::now(), console: console.to_owned(), from })
+        Ok(Self { subject, card, qemu, start: Instant::now(), from })
     }
 
     /// Asks the agent's health over the link until it is serving; as the host that has paired, if one has.
@@ -355,7 +361,7 @@ impl<'a> Boot<'a> {
     }
 
     fn went_off_by_itself(&self) -> Result<()> {
-        let mut log = File::open(&self.console)?;
+        let mut log = File::open(self.subject.console())?;
         log.seek(SeekFrom::Start(self.from))?;
         let mut said = Vec::new();
         log.read_to_end(&mut said)?;

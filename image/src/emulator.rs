@@ -70,8 +70,9 @@ pub struct Card {
     pub credentials: BTreeMap<String, PathBuf>,
     /// Whether what is written is kept in order as well, see [`Card::write_log`].
     pub logs_writes: bool,
-    /// Ports of this host that lead to the card's [`CLOSED`]: over the management network, and over the link.
-    pub closed_ports: Option<[u16; 2]>,
+    /// Ports of this host that lead to where the card lets no call in: to its [`CLOSED`] over the management network
+    /// and over the link, and to the agent's port over the management network.
+    pub closed_ports: Option<[u16; 3]>,
 }
 
 impl Card {
@@ -112,8 +113,8 @@ impl Card {
     }
 
     /// Lets calls through to where the card's firewall must not let any in.
-    pub fn open_closed_ports(&mut self) -> Result<[u16; 2]> {
-        Ok(*self.closed_ports.insert([free_port()?, free_port()?]))
+    pub fn open_closed_ports(&mut self) -> Result<[u16; 3]> {
+        Ok(*self.closed_ports.insert([free_port()?, free_port()?, free_port()?]))
     }
 
     /// The card's disk.
@@ -167,10 +168,10 @@ impl Card {
         let file = |name: &str| self.folder.join(name).display().to_string();
         let [by_management, by_link] = match self.closed_ports {
             None => [String::new(), String::new()],
-            Some([management, link]) => {
-                let card = emulator.link_card.to_string();
-                [(management, ""), (link, card.as_str())]
-                    .map(|(port, card)| format!(",hostfwd=tcp:127.0.0.1:{port}-{card}:{CLOSED}"))
+            Some([management, link, agent]) => {
+                let forward = |port, card: &str, to| format!(",hostfwd=tcp:127.0.0.1:{port}-{card}:{to}");
+                let by_management = forward(management, "", CLOSED) + &forward(agent, "", agent_port);
+                [by_management, forward(link, &emulator.link_card.to_string(), CLOSED)]
             }
         };
         let mut arguments: Vec<String> = [

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -10,14 +11,18 @@ use super::{Boot, Finding};
 use crate::emulator::CLOSED;
 
 /// Has something listen on the card, and calls it: it must answer once the firewall lets calls in, and not before.
-pub fn check(boot: &Boot<'_>, ports: [u16; 2]) -> Result<Finding> {
+/// Over the management network that is so of the agent's port too, where the agent itself does not listen.
+pub fn check(boot: &Boot<'_>, agent: u16, ports: [u16; 3]) -> Result<Finding> {
     let listen = format!(
-        "systemd-run --quiet --unit=echo systemd-socket-activate --accept --inetd --listen={CLOSED} cat; \
-         until ss -Hltn sport = {CLOSED} | grep -q LISTEN; do sleep 0.1; done"
+        "set -- $(ip -4 route show default | grep -o 'src [0-9.]*'); \
+         systemd-run --quiet --unit=echo systemd-socket-activate --accept --inetd --listen={CLOSED} --listen=$2:{agent} cat; \
+         until ss -Hltn sport = {CLOSED} | grep -q LISTEN && ss -Hltn src $2:{agent} | grep -q LISTEN; do sleep 0.1; done"
     );
     boot.ssh(&listen).context("having something listen")?;
-    let closed = ports.map(answers);
-    boot.ssh(&format!("nft insert rule inet dpukit input tcp dport {CLOSED} accept"))
+    // At once, as each takes all its time to be silent.
+    let closed = ports.map(|port| thread::spawn(move || answers(port)));
+    let closed = closed.map(|call| call.join().unwrap_or(Err(io::ErrorKind::Other)));
+    boot.ssh(&format!("nft insert rule inet dpukit input tcp dport '{{ {CLOSED}, {agent} }}' accept"))
         .context("opening the firewall")?;
     // A busy machine takes its time to start what answers.
     let open = ports.map(|port| (0..10).map(|_| answers(port)).find(Result::is_ok).ok_or("nothing"));
@@ -25,9 +30,13 @@ pub fn check(boot: &Boot<'_>, ports: [u16; 2]) -> Result<Finding> {
     let result = if closed.iter().all(Result::is_err) && open.iter().all(Result::is_ok) {
         Ok(())
     } else {
-        Err(format!("by management and link: while it is closed {closed:?}, while it is open {open:?}"))
+        Err(format!(
+            "by management, by link, and to the agent's port by management: while it is closed {closed:?}, \
+             while it is open {open:?}"
+        ))
     };
-    Ok(Finding { name: "the firewall keeps calls out, by management and by link".into(), result })
+    let name = "the firewall keeps calls out, by management and by link, from the agent's port by management";
+    Ok(Finding { name: name.into(), result })
 }
 
 /// Whether what is said comes back. QEMU takes each call itself: only an answer shows that the card got it.
