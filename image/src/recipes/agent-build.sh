@@ -1,7 +1,6 @@
 # Builds the programs over the libraries of the step before.
 # TARGET is Rust's target, PACKAGE the crate, FOLDER its folder, PROGRAMS what it makes, JOBS the number of
-# compilers at once, PROFILE is cargo's, FLAGS are further ones for rustc.
-export CARGO_HOME=/build/cargo RUSTFLAGS="--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates $FLAGS"
+# compilers at once, PROFILE is cargo's.
 cp -a /in/libraries/source /in/libraries/cargo .
 chmod -R u+w source cargo
 # Half a gigabyte that cargo only reads, but for its locks and what is of the empty crate.

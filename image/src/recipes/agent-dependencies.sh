@@ -1,7 +1,5 @@
 # Builds all dependencies behind empty crates; the next step finds them built.
-# TARGET is Rust's target, PACKAGE the crate, JOBS the number of compilers at once,
-# PROFILE is cargo's, FLAGS are further ones for rustc.
-export CARGO_HOME=/build/cargo RUSTFLAGS="--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates $FLAGS"
+# TARGET is Rust's target, PACKAGE the crate, JOBS the number of compilers at once, PROFILE is cargo's.
 mkdir cargo
 cat >cargo/config.toml <<'TOML'
 [source.crates-io]

@@ -1,7 +1,6 @@
 # Builds this workspace's libraries behind an empty crate for the programs; the next step finds them built.
 # TARGET is Rust's target, PACKAGE the programs' crate, LIBRARIES the folders of the libraries, JOBS the number of
-# compilers at once, PROFILE is cargo's, FLAGS are further ones for rustc.
-export CARGO_HOME=/build/cargo RUSTFLAGS="--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates $FLAGS"
+# compilers at once, PROFILE is cargo's.
 cp -a /in/dependencies/source /in/dependencies/cargo /in/dependencies/target .
 chmod -R u+w source cargo target
 # The manifests stay those without what only tests need. Copied without its times, the real source is

@@ -87,7 +87,7 @@ pub fn build<'a>(
         graph.step(way.dependencies).needs(way.crates).needs(rust).content("script", DEPENDENCIES_BUILD);
     let target = &local.target;
     let package = &local.package;
-    step.content("target", target).content("flags", way.flags).content("profile", way.profile).run(
+    step.content("target", target).content("flags", rust_flags(way)).content("profile", way.profile).run(
         move |room| {
             let source = room.place.scratch.join("source");
             write_files(&source, &files)?;
@@ -141,8 +141,15 @@ pub fn build<'a>(
 fn sandbox(room: &Room<'_>, rust: &str, way: &Way) -> Sandbox {
     Sandbox::new(room.result(rust))
         .input("crates", room.result(way.crates))
-        .env("FLAGS", way.flags)
+        .env("CARGO_HOME", "/build/cargo")
+        .env("RUSTFLAGS", rust_flags(way))
         .env("PROFILE", way.profile)
+}
+
+/// What all compilers are given. The programs name no place that they were built in.
+fn rust_flags(way: &Way) -> String {
+    let places = "--remap-path-prefix=/build/source=dpukit --remap-path-prefix=/in/crates/vendor=crates";
+    format!("{places} {}", way.flags).trim_end().to_owned()
 }
 
 fn write_files(folder: &Path, files: &[(PathBuf, String)]) -> Result<()> {
@@ -174,11 +181,15 @@ fn vendor(room: &Room<'_>, files: &[(PathBuf, String)], offline: bool) -> Result
         let errors = String::from_utf8_lossy(&output.stderr);
         let failure =
             Err(anyhow::anyhow!("`cargo vendor` ended with {}:\n{}", output.status, errors.trim_end()));
-        return if offline {
-            failure.hint(|| "run `cargo xtask image` once with a network: it keeps the crates".into())
-        } else {
-            failure
-        };
+        return failure.hint(|| {
+            if offline {
+                "run `cargo xtask image` once with a network: it keeps the crates".into()
+            } else {
+                "cargo asks the registry that its configuration names (`~/.cargo/config.toml`): look whether it \
+                 can be reached, and run the same command again"
+                    .into()
+            }
+        });
     }
     Ok(())
 }
