@@ -370,11 +370,13 @@ fn why_into(
     reasons.extend(gone.map(|name| format!("{step}: `{name}` is gone")));
 }
 
-/// Whether a disk is full somewhere below an error.
+/// Whether a disk is full somewhere below an error: for this program, or for one of a step's script, which says so in
+/// the words of strerror(3).
 fn is_full(error: &anyhow::Error) -> bool {
     let is_full = |cause: &(dyn std::error::Error + 'static)| {
         let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+            || cause.to_string().contains("No space left on device")
     };
     error.chain().any(is_full)
 }
@@ -382,7 +384,8 @@ fn is_full(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use anyhow::bail;
+    use crate::hint::report;
+    use anyhow::{anyhow, bail};
 
     struct Silent;
 
@@ -446,5 +449,22 @@ mod tests {
         graph.step("after").needs("bad").run(|_| unreachable!("runs only after `bad`"));
         let error = graph.build(&store, &["after"], 2, &Silent).unwrap_err();
         assert_eq!(format!("{error:#}"), "step `bad` failed: no luck");
+    }
+
+    #[test]
+    fn a_full_disk_is_told_with_what_frees_it_whoever_finds_it_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        for (found, is_full) in [
+            (anyhow!(std::io::Error::from(ErrorKind::StorageFull)), true),
+            (anyhow!("the end of its log:\ncat: write error: No space left on device"), true),
+            (anyhow!(std::io::Error::from(ErrorKind::NotFound)), false),
+        ] {
+            let found = Mutex::new(Some(found));
+            let mut graph = Graph::default();
+            graph.step("full").run(|_| Err(found.lock().unwrap().take().unwrap()));
+            let error = report(&graph.build(&store, &["full"], 1, &Silent).unwrap_err());
+            assert_eq!(error.contains("hint: `cargo xtask store gc` frees"), is_full, "{error}");
+        }
     }
 }

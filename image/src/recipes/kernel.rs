@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 use super::{Sources, packages_enter, tree};
 use crate::config::{Component, Source};
@@ -108,7 +108,12 @@ pub fn steps<'a>(graph: &mut Graph<'a>, sources: &'a Sources) -> Result<()> {
                 .run(room.place, BUILD)?;
             let size = room.place.out.join("Image").metadata()?.len();
             if size > board.kernel.image_limit {
-                bail!("`Image` has {size} bytes, the board accepts {}", board.kernel.image_limit);
+                let limit = board.kernel.image_limit;
+                return Err(anyhow!("`Image` has {size} bytes, the board accepts {limit}")).hint(|| {
+                    "make options modules or leave them out in `kernel-config/`, or raise the board's \
+                     `kernel.image-limit`"
+                        .into()
+                });
             }
             Ok(())
         });

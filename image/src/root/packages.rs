@@ -178,7 +178,7 @@ mod tests {
             spool
         };
         let error = unpack(&packages, &filter, &BTreeMap::new(), &spool("without"), 2).unwrap_err();
-        assert_eq!(format!("{error:#}"), "both `gzip` and `zutils` hold `/usr/bin/zcat`");
+        assert_eq!(error.root_cause().to_string(), "both `gzip` and `zutils` hold `/usr/bin/zcat`");
 
         let to = Diversion { by: "zutils".into(), to: "usr/bin/zcat.gzip".into() };
         let diversions = BTreeMap::from([("usr/bin/zcat".to_owned(), to)]);

@@ -11,9 +11,10 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use walkdir::WalkDir;
 
+use crate::hint::WithHint as _;
 use crate::sandbox::EPOCH;
 
 /// Where a file's bytes are.
@@ -162,7 +163,10 @@ impl Tree {
         if let Some(there) = self.nodes.get(&path) {
             return match (&there.kind, &node.kind) {
                 (Kind::Folder, Kind::Folder) => Ok(()),
-                _ => bail!("both `{}` and `{}` hold `/{path}`", there.origin, node.origin),
+                _ => Err(anyhow!("both `{}` and `{}` hold `/{path}`", there.origin, node.origin)).hint(|| {
+                    "take one of the packages out of the component's `packages`, or the path by `leave-out`"
+                        .into()
+                }),
             };
         }
         self.nodes.insert(path, node);
@@ -304,6 +308,7 @@ fn append(archive: &mut tar::Builder<impl Write>, path: &str, node: &Node) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hint::report;
 
     #[test]
     fn packages_share_folders_and_nothing_else() {
@@ -312,7 +317,8 @@ mod tests {
         tree.put_package("etc".into(), Node::new(Kind::Folder, "b")).unwrap();
         tree.put_package("etc/x".into(), Node::file("1", "a")).unwrap();
         let error = tree.put_package("etc/x".into(), Node::file("2", "b")).unwrap_err();
-        assert_eq!(error.to_string(), "both `a` and `b` hold `/etc/x`");
+        let told = report(&error);
+        assert!(told.starts_with("error: both `a` and `b` hold `/etc/x`\nhint: take one of"), "{told}");
     }
 
     #[test]

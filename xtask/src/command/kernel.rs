@@ -4,6 +4,7 @@ use std::fs;
 use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
+use dpukit_image::hint::WithHint as _;
 use dpukit_image::kconfig::{self, Config};
 use dpukit_image::recipes::{self, KERNEL_CONFIG};
 use dpukit_image::sandbox::Sandbox;
@@ -29,7 +30,10 @@ pub fn run(common: &Common, flags: &Kernel) -> Result<ExitCode> {
                 file.clone()
             } else {
                 let last = project.store.last(&common.board)?;
-                let recipe = last.get(KERNEL_CONFIG).context("there was no whole build to compare with")?;
+                let recipe = last
+                    .get(KERNEL_CONFIG)
+                    .context("there was no whole build to compare with")
+                    .hint(|| "run `cargo xtask image` first, or name a file to compare with".into())?;
                 project.store.out(&recipe.entry()).join("config")
             };
             let text =

@@ -21,7 +21,11 @@ pub fn run(common: &Common, flags: &Lock) -> Result<ExitCode> {
         for name in &missing {
             ui.problem(&format!("`{name}` is not in the lock as the component asks for it"));
         }
-        return Ok(if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        if missing.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        ui.problem("hint: run `cargo xtask lock`, and commit what it writes");
+        return Ok(ExitCode::FAILURE);
     }
     let all = image_lock::component_names(&config);
     let wanted: Vec<String> = match flags.update.as_deref() {
@@ -39,7 +43,8 @@ pub fn run(common: &Common, flags: &Lock) -> Result<ExitCode> {
     }
     let terms = Terms { locked: common.locked, offline: common.offline };
     if terms.locked {
-        anyhow::bail!("`--locked` forbids to change the lock; it lacks: {}", wanted.join(", "));
+        return Err(anyhow::anyhow!("`--locked` forbids to resolve anew: {}", wanted.join(", ")))
+            .hint(|| "run the same command without `--locked`, and commit what it writes".into());
     }
     let cache = store::cache_folder()?;
     let fetcher = project::fetcher(&config, &cache, terms)?;
