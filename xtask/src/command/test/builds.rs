@@ -113,10 +113,20 @@ impl<'a> Place<'a> {
         Ok(self.with_arguments(Command::new(std::env::current_exe()?), words))
     }
 
-    fn with_arguments(&self, mut command: Command, words: &[&str]) -> Command {
-        command.args(words).args(["--offline", "--message-format", "json", "--board", self.board()]);
-        command.arg("--root").arg(&self.root).env("DPUKIT_CACHE", &self.cache);
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    fn with_arguments(&self, command: Command, words: &[&str]) -> Command {
+        let mut command = self.on_copy(command, words);
+        command.args(["--offline", "--message-format", "json"]);
+        command
+    }
+
+    /// The program as people start it, on the copy: with a network, and told in lines.
+    pub fn program_for_people(&self, words: &[&str]) -> Result<Command> {
+        Ok(self.on_copy(Command::new(std::env::current_exe()?), words))
+    }
+
+    fn on_copy(&self, mut command: Command, words: &[&str]) -> Command {
+        command.args(words).args(["--board", self.board()]).arg("--root").arg(&self.root);
+        command.env("DPUKIT_CACHE", &self.cache).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 

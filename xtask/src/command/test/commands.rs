@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use dpukit_image::recipes::IMAGE;
+use dpukit_image::recipes::{IMAGE, SYSTEM};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
 use super::builds::{Place, fail, succeed};
@@ -22,8 +23,11 @@ pub fn run(place: &Place<'_>) -> Result<()> {
     ensure!(changes.lines().all(|line| line.starts_with('{')), "`kernel diff` sees a change: {changes}");
     fail(place.program(&["kernel", "diff", "/nowhere"]), &["/nowhere"])?;
     option_is_explained(place)?;
+    what_is_old_goes(place)?;
     lock_is_kept(place)?;
+    component_is_resolved_anew(place)?;
     damage_is_found(place)?;
+    quiet_says_what_it_made(place)?;
     succeed(place.program(&["clean"]))?;
     ensure!(!place.root().join("out").exists(), "`clean` left `out`");
     // Whoever reads the output may go away in the middle.
@@ -55,6 +59,26 @@ fn option_is_explained(place: &Place<'_>) -> Result<()> {
     let failed = fail(place.program(&["kernel", "check"]), &wanted);
     fs::write(&file, before)?;
     failed
+}
+
+/// What no build needs any more leaves the store, and nothing else.
+fn what_is_old_goes(place: &Place<'_>) -> Result<()> {
+    let file = place.root().join("kernel-config/storage.config");
+    let before = fs::read_to_string(&file)?;
+    fs::write(&file, format!("{before}\n# Another file system.\nCONFIG_NTFS3_FS=m\n"))?;
+    let changes = said(place, &["kernel", "diff"]);
+    fs::write(&file, before)?;
+    let changes = changes?;
+    ensure!(changes.contains("NTFS3_FS"), "`kernel diff` sees no new option: {changes}");
+    says(place, &["store", "gc"], "1 entries, ")?;
+    says(place, &["store", "gc"], "0 entries, ")?;
+    let output = succeed(place.program_for_people(&["image", "--offline"]))?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        told.contains("nothing changed: all from the store"),
+        "`store gc` took what a build needs: {told}"
+    );
+    Ok(())
 }
 
 /// A card that runs keeps its disk: another is not made in its place. QEMU's lock is held here as QEMU holds it.
@@ -91,6 +115,35 @@ fn lock_is_kept(place: &Place<'_>) -> Result<()> {
     Ok(fs::write(&file, before)?)
 }
 
+/// One component is asked of the archives again; the lock's others stay as they were.
+fn component_is_resolved_anew(place: &Place<'_>) -> Result<()> {
+    let file = place.root().join(format!("image/locks/{}.toml", place.board()));
+    let before = fs::read_to_string(&file)?;
+    let update = |name| place.program(&["lock", "--update", name]);
+    fail(update("orcale"), &["has no component `orcale`", "its components are: ", "oracle"])?;
+    fail(update("oracle"), &["offline"])?;
+    fail(
+        place.program_for_people(&["lock", "--update", "oracle", "--locked"]),
+        &["forbids", "without `--locked`"],
+    )?;
+    ensure!(fs::read_to_string(&file)? == before, "an update that failed changed the lock");
+    let output = succeed(place.program_for_people(&["lock", "--update", "oracle"]))?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(told.contains("resolved oracle in "), "`lock --update` says: {told}");
+    let others = |text: &str| {
+        let (start, rest) = text.split_once("[component.oracle]").context("the lock has no `oracle`")?;
+        let start = start.split_once("\n[component.").context("the lock has nothing before `oracle`")?.1;
+        let rest = rest.split_once("\n[component.").map_or("", |(_, rest)| rest);
+        Ok::<_, anyhow::Error>(format!("{start}{rest}"))
+    };
+    ensure!(
+        others(&fs::read_to_string(&file)?)? == others(&before)?,
+        "`lock --update oracle` changed others"
+    );
+    succeed(place.program(&["lock", "--check"]))?;
+    Ok(fs::write(&file, before)?)
+}
+
 /// One altered byte of the store is found, and the next build makes it anew.
 fn damage_is_found(place: &Place<'_>) -> Result<()> {
     let file = place.store()?.out(&place.entry(IMAGE)).join("disk.map");
@@ -100,6 +153,23 @@ fn damage_is_found(place: &Place<'_>) -> Result<()> {
     let output = place.program(&["store", "verify"])?.output()?;
     let errors = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(1) && errors.contains("-image` was altered"), "{errors}");
-    succeed(place.program(&["image"]))?;
+    let output = succeed(place.program_for_people(&["image", "--offline", "--jobs", "1"]))?;
+    let table = String::from_utf8_lossy(&output.stderr);
+    for (step, from) in [(SYSTEM, "store"), (IMAGE, "built")] {
+        let is_told = |line: &str| line.split_whitespace().take(2).eq([step, from]);
+        ensure!(table.lines().any(is_told), "the summary does not say that `{step}` is {from}: {table}");
+    }
     place.is_the_same().context("built anew after damage")
+}
+
+/// With `--quiet` a build prints the files that it made, and nothing else.
+fn quiet_says_what_it_made(place: &Place<'_>) -> Result<()> {
+    let output = succeed(place.program_for_people(&["image", "--offline", "--quiet"]))?;
+    let (files, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(told.is_empty(), "with `--quiet` a build says: {told}");
+    ensure!(
+        files.contains(".img") && files.lines().all(|file| Path::new(file).is_file()),
+        "it made: {files}"
+    );
+    Ok(())
 }
