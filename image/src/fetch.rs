@@ -24,6 +24,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use crate::config::{Archive, Suites};
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
+use crate::store::WRITABLE;
 use crate::{mirrors, snapshot};
 
 /// A file of an archive.
@@ -134,7 +135,7 @@ impl Fetcher {
         let folder = cache.join("downloads");
         fs::create_dir_all(folder.join("rejected"))
             .with_context(|| format!("opening the downloads at `{}`", folder.display()))
-            .hint(|| "name a folder that you can write to with `DPUKIT_CACHE`".into())?;
+            .hint(|| WRITABLE.into())?;
         let agent = ureq::Agent::config_builder()
             .timeout_resolve(Some(options.patience))
             .timeout_connect(Some(options.patience))

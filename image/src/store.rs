@@ -120,7 +120,7 @@ pub struct Workplace {
 }
 
 /// What helps where the cache can't be written.
-const WRITABLE: &str = "name a folder that you can write to with `DPUKIT_CACHE`";
+pub(crate) const WRITABLE: &str = "name a folder that you can write to with `DPUKIT_CACHE`";
 
 /// Where the caches live: `DPUKIT_CACHE`, else `$XDG_CACHE_HOME/dpukit`, else `~/.cache/dpukit`.
 pub fn cache_folder() -> Result<PathBuf> {

@@ -188,13 +188,20 @@ fn a_body_that_breaks_off_is_asked_for_its_rest() {
 }
 
 #[test]
-fn a_failed_download_goes_on_in_the_next_run() {
-    let cache = tempfile::tempdir().unwrap();
-    let error = fetch(cache.path(), &[&Server::new(&[Answer::Cut(10), Answer::Status(500)])]).unwrap_err();
-    assert!(error.contains("answered 500") && error.contains("hint: run the command again"), "{error}");
-    let server = Server::new(&[Answer::Good]);
-    fetch(cache.path(), &[&server]).unwrap();
-    assert_eq!(server.requests(), ["bytes=10-"]);
+fn what_a_failed_download_gave_is_kept_for_the_next_run() {
+    let bad: [(&'static [Answer], &str); 2] = [
+        (&[Answer::Cut(10), Answer::Status(500)], "answered 500"),
+        (&[Answer::Cut(10), Answer::Stall], "timeout"),
+    ];
+    for (script, reason) in bad {
+        let cache = tempfile::tempdir().unwrap();
+        let error = fetch(cache.path(), &[&Server::new(script)]).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+        assert!(error.contains("hint: run the command again: it goes on where it stopped"), "{error}");
+        let good = Server::new(&[Answer::Good]);
+        fetch(cache.path(), &[&good]).unwrap();
+        assert_eq!(good.requests(), ["bytes=10-"]);
+    }
 }
 
 #[test]
@@ -221,16 +228,6 @@ fn the_next_mirror_is_asked_where_one_fails() {
         fetch(cache.path(), &[&bad, &good]).unwrap();
         assert_eq!(good.requests().len(), 1);
     }
-}
-
-#[test]
-fn what_a_server_that_stalls_gave_is_kept_for_the_next_run() {
-    let cache = tempfile::tempdir().unwrap();
-    let error = fetch(cache.path(), &[&Server::new(&[Answer::Cut(10), Answer::Stall])]).unwrap_err();
-    assert!(error.contains("timeout") && error.contains("it goes on where it stopped"), "{error}");
-    let good = Server::new(&[Answer::Good]);
-    fetch(cache.path(), &[&good]).unwrap();
-    assert_eq!(good.requests(), ["bytes=10-"]);
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::root::packages::Filter;
 #[derive(Debug, Default)]
 pub struct Listing {
     items: BTreeMap<String, Item>,
+    /// By number.
+    groups: BTreeMap<u32, String>,
 }
 
 /// One path.
@@ -107,31 +109,24 @@ impl Listing {
 
     /// Puts names where numbers are, and `/var` where it is made at boot.
     fn named(raw: BTreeMap<String, (Item, u32, u32)>) -> Self {
-        let table = |path: &str| match raw.get(path).map(|(item, ..)| &item.kind) {
-            Some(Kind::File(content)) => names(&String::from_utf8_lossy(content)),
-            _ => BTreeMap::new(),
-        };
+        let table = |path: &str| names(raw.get(path).map(|(item, ..)| item));
         let (users, groups) = (table("etc/passwd"), table("etc/group"));
-        let name = |names: &BTreeMap<u32, String>, id: u32| {
-            names.get(&id).cloned().unwrap_or_else(|| id.to_string())
-        };
         let mut items = BTreeMap::new();
         for (path, (mut item, uid, gid)) in raw {
             (item.owner, item.group) = (name(&users, uid), name(&groups, gid));
             items.insert(path, item);
         }
-        let mut listing = Self { items };
+        let mut listing = Self { items, groups };
         if let Some(Kind::File(lines)) =
             listing.items.remove("usr/lib/tmpfiles.d/dpukit-var.conf").map(|item| item.kind)
         {
-            listing
-                .make_var(&String::from_utf8_lossy(&lines), &|id| name(&users, id), &|id| name(&groups, id));
+            listing.make_var(&String::from_utf8_lossy(&lines), &users);
         }
         listing
     }
 
     /// Does what tmpfiles.d(5) does at boot with the lines that the composition writes for `/var`.
-    fn make_var(&mut self, lines: &str, user: &dyn Fn(u32) -> String, group: &dyn Fn(u32) -> String) {
+    fn make_var(&mut self, lines: &str, users: &BTreeMap<u32, String>) {
         for line in lines.lines() {
             let words: Vec<_> = line.split_whitespace().collect();
             let [what, path, mode, uid, gid, ..] = words[..] else { continue };
@@ -148,8 +143,8 @@ impl Listing {
             let id = |word: &str| word.parse().unwrap_or(0);
             let item = Item {
                 mode: if what == "L" { 0o777 } else { u32::from_str_radix(mode, 8).unwrap_or(0) },
-                owner: user(id(uid)),
-                group: group(id(gid)),
+                owner: name(users, id(uid)),
+                group: name(&self.groups, id(gid)),
                 kind,
                 xattrs: BTreeMap::new(),
             };
@@ -187,12 +182,7 @@ impl Listing {
 
     /// The name of a group's number; the number where it has none.
     pub fn group(&self, number: &str) -> String {
-        let table = match self.get("etc/group").map(|item| &item.kind) {
-            Some(Kind::File(content)) => names(&String::from_utf8_lossy(content)),
-            _ => BTreeMap::new(),
-        };
-        let name = number.parse().ok().and_then(|number: u32| table.get(&number).cloned());
-        name.unwrap_or_else(|| number.to_owned())
+        number.parse().map_or_else(|_| number.to_owned(), |number| name(&self.groups, number))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Item)> {
@@ -231,7 +221,8 @@ impl Listing {
 
     #[cfg(test)]
     pub fn of(items: impl IntoIterator<Item = (&'static str, Item)>) -> Self {
-        Self { items: items.into_iter().map(|(path, item)| (path.to_owned(), item)).collect() }
+        let items: BTreeMap<_, _> = items.into_iter().map(|(path, item)| (path.to_owned(), item)).collect();
+        Self { groups: names(items.get("etc/group")), items }
     }
 }
 
@@ -239,12 +230,17 @@ fn clean(path: &str) -> String {
     path.trim_start_matches("./").trim_matches('/').to_owned()
 }
 
-/// Names by number out of passwd(5) or group(5).
-fn names(table: &str) -> BTreeMap<u32, String> {
+fn name(names: &BTreeMap<u32, String>, id: u32) -> String {
+    names.get(&id).cloned().unwrap_or_else(|| id.to_string())
+}
+
+/// Names by number out of passwd(5) or group(5); none where there is no such file.
+fn names(table: Option<&Item>) -> BTreeMap<u32, String> {
+    let Some(Kind::File(content)) = table.map(|item| &item.kind) else { return BTreeMap::new() };
     let line = |line: &str| {
         let mut fields = line.split(':');
         let name = fields.next()?.to_owned();
         Some((fields.nth(1)?.parse().ok()?, name))
     };
-    table.lines().filter_map(line).collect()
+    String::from_utf8_lossy(content).lines().filter_map(line).collect()
 }
