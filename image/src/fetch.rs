@@ -43,14 +43,14 @@ pub struct Wanted {
     pub package: Option<Package>,
 }
 
-/// A binary package, as a snapshot service names it.
+/// A package, as a snapshot service names it.
 #[derive(Debug, Clone)]
 pub struct Package {
     /// Without an architecture.
     pub name: String,
     /// With its epoch.
     pub version: String,
-    /// `all` or the architecture that it was built for.
+    /// `all` or the architecture that it was built for; `source` for a source package.
     pub arch: String,
 }
 
@@ -286,7 +286,8 @@ impl Fetcher {
             bail!("{}", said.join("; "));
         }
         if let (Some(service), Some(package)) = (&archive.snapshot, &file.package) {
-            let found = match snapshot::address(&self.agent, service, package) {
+            let name = file.path.rsplit('/').next().unwrap_or_default();
+            let found = match snapshot::address(&self.agent, service, package, name) {
                 Ok(address) => self.fill_from(&address, file, part, reached)?,
                 Err(error) => Err(error),
             };

@@ -29,7 +29,6 @@ use anyhow::{Context as _, Result, anyhow};
 use walkdir::WalkDir;
 
 use crate::config::{Component, Config, DebSource, Source};
-use crate::debian::sources::SOURCE;
 use crate::fetch::{Fetcher, Package, Wanted};
 use crate::hash::Hash;
 use crate::hint::WithHint as _;
@@ -152,8 +151,7 @@ pub fn wanted(package: &LockedPackage) -> Wanted {
         path: package.path.clone(),
         size: package.size,
         sha256: package.sha256,
-        // What a snapshot service is asked for is binary packages.
-        package: (package.arch != SOURCE).then(|| Package {
+        package: Some(Package {
             name: package.name.clone(),
             version: package.version.clone(),
             arch: package.arch.clone(),

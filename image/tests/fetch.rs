@@ -36,7 +36,7 @@ enum Answer {
     /// A redirect to itself.
     Loop,
     /// Which files a snapshot service has.
-    Binfiles(&'static str),
+    Known(&'static str),
 }
 
 /// A server; requests' `Range` headers and paths in the order they came.
@@ -123,7 +123,7 @@ fn answer(mut stream: TcpStream, script: &[Answer], seen: &Mutex<Vec<String>>, a
         }
         Answer::Lie => (rest(start + 3), CONTENT[start..].to_vec()),
         Answer::Status(code) => (head(&format!("{code} No"), 0, ""), Vec::new()),
-        Answer::Binfiles(files) => (head("200 OK", files.len(), ""), files.into()),
+        Answer::Known(files) => (head("200 OK", files.len(), ""), files.into()),
         Answer::Loop => (head("302 Found", 0, &format!("Location: {path}\r\n")), Vec::new()),
     };
     let _ = stream.write_all(head.as_bytes());
@@ -269,20 +269,42 @@ fn an_altered_file_is_kept_apart_and_named() {
 
 #[test]
 fn what_every_mirror_dropped_comes_from_the_snapshot_service() {
-    const FILES: &str = r#"{"binary":"x","result":[{"architecture":"amd64","hash":"bb"},{"architecture":"arm64","hash":"0a1b"}]}"#;
-    let cache = tempfile::tempdir().unwrap();
-    let mirror = Server::new(&[Answer::Status(404)]);
-    let service = Server::new(&[Answer::Binfiles(FILES), Answer::Good]);
-    let archives = archives(vec![mirror.address.clone()], Some(service.address.clone()));
-    let fetcher = Fetcher::with_archives(cache.path(), archives, options()).unwrap();
-    fetcher.fetch_all(&[wanted()], &|_| {}).unwrap();
-    assert_eq!(fs::read(fetcher.path(&wanted().sha256)).unwrap(), CONTENT);
-    assert_eq!(*service.paths.lock().unwrap(), ["/debian/mr/binary/x/1:1/binfiles", "/debian/file/0a1b"]);
+    let binary: (&'static [Answer], _, _) = (
+        &[
+            Answer::Known(
+                r#"{"binary":"x","result":[{"architecture":"amd64","hash":"bb"},{"architecture":"arm64","hash":"0a1b"}]}"#,
+            ),
+            Answer::Good,
+        ],
+        wanted(),
+        "/debian/mr/binary/x/1:1/binfiles",
+    );
+    let package = Package { arch: "source".into(), ..wanted().package.unwrap() };
+    let source: (&'static [Answer], _, _) = (
+        &[
+            Answer::Known(
+                r#"{"fileinfo":{"bb":[{"name":"x_1.dsc"}],"0a1b":[{"name":"y.tar.xz"},{"name":"x_1.orig.tar.xz"}]},"result":[]}"#,
+            ),
+            Answer::Good,
+        ],
+        Wanted { path: "pool/x/x_1.orig.tar.xz".into(), package: Some(package), ..wanted() },
+        "/debian/mr/package/x/1:1/srcfiles?fileinfo=1",
+    );
+    for (answers, wanted, question) in [binary, source] {
+        let cache = tempfile::tempdir().unwrap();
+        let mirror = Server::new(&[Answer::Status(404)]);
+        let service = Server::new(answers);
+        let archives = archives(vec![mirror.address.clone()], Some(service.address.clone()));
+        let fetcher = Fetcher::with_archives(cache.path(), archives, options()).unwrap();
+        fetcher.fetch_all(std::slice::from_ref(&wanted), &|_| {}).unwrap();
+        assert_eq!(fs::read(fetcher.path(&wanted.sha256)).unwrap(), CONTENT);
+        assert_eq!(*service.paths.lock().unwrap(), [question, "/debian/file/0a1b"]);
+    }
 }
 
 #[test]
 fn only_what_every_mirror_denies_is_gone() {
-    let nonsense = Answer::Binfiles(r#"{"result":[{"architecture":"arm64","hash":"../../x"}]}"#);
+    let nonsense = Answer::Known(r#"{"result":[{"architecture":"arm64","hash":"../../x"}]}"#);
     let cases: [(&'static [Answer], &'static [Answer], bool); 4] = [
         (&[Answer::Status(404)], &[Answer::Status(404)], true),
         (&[Answer::Status(410)], Box::leak(Box::new([nonsense])), true),
