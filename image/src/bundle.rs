@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::hash::Hash;
+use crate::hint::where_full;
 use crate::project::Project;
 use crate::recipes::{DRIVERS, FIRMWARE, IMAGE, KERNEL, ROOT, SYSTEM, U_BOOT, copy_sparse, drivers_name};
 use crate::step::Graph;
@@ -62,7 +63,7 @@ pub fn write(project: &Project, graph: &Graph<'_>) -> Result<Vec<PathBuf>> {
     let _ = fs::remove_file(&stamp);
     for (step, name, to) in &parts {
         let from = project.store.out(&graph.recipe(step).entry()).join(name);
-        copy(&from, to).with_context(|| format!("writing `{}`", to.display()))?;
+        copy(&from, to)?;
     }
     if let Some(text) = flash {
         crate::store::write_atomically(&folder.join("flash.toml"), &text)?;
@@ -76,7 +77,7 @@ pub fn write(project: &Project, graph: &Graph<'_>) -> Result<Vec<PathBuf>> {
         for file in fs::read_dir(&from).with_context(|| format!("reading `{}`", from.display()))? {
             let file = file?;
             let target = to.join(file.file_name());
-            copy(&file.path(), &target).with_context(|| format!("writing `{}`", target.display()))?;
+            copy(&file.path(), &target)?;
         }
     }
     crate::store::write_atomically(&stamp, entries.as_bytes())?;
@@ -85,9 +86,17 @@ pub fn write(project: &Project, graph: &Graph<'_>) -> Result<Vec<PathBuf>> {
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let beside = to.with_extension("part");
-    let mut file = File::options().create(true).truncate(true).read(true).write(true).open(&beside)?;
-    file.set_len(from.metadata()?.len())?;
-    copy_sparse(from, &mut file, 0)?;
-    file.sync_all()?;
-    Ok(fs::rename(beside, to)?)
+    let write = || -> Result<()> {
+        let mut file = File::options().create(true).truncate(true).read(true).write(true).open(&beside)?;
+        file.set_len(from.metadata()?.len())?;
+        copy_sparse(from, &mut file, 0)?;
+        file.sync_all()?;
+        Ok(fs::rename(&beside, to)?)
+    };
+    write()
+        .inspect_err(|_| {
+            let _ = fs::remove_file(&beside);
+        })
+        .with_context(|| format!("writing `{}`", to.display()))
+        .map_err(|error| where_full(error, || "free some space there and run the same command again".into()))
 }

@@ -4,6 +4,7 @@
 //! ([`report`]) renders errors and hints, so that all of them read alike.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 
 /// What a person can do about an error: a full sentence without a full stop.
 #[derive(Debug)]
@@ -25,6 +26,17 @@ impl<T, E: Into<anyhow::Error>> WithHint<T> for Result<T, E> {
     fn hint(self, hint: impl FnOnce() -> String) -> anyhow::Result<T> {
         self.map_err(|error| error.into().context(Hint(hint())))
     }
+}
+
+/// Attaches a hint to an error that says somewhere that a disk is full: of this program, or in the words of
+/// strerror(3) of one that it ran.
+pub fn where_full(error: anyhow::Error, hint: impl FnOnce() -> String) -> anyhow::Error {
+    let is_full = error.chain().any(|cause| {
+        let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+            || cause.to_string().contains("No space left on device")
+    });
+    if is_full { error.context(Hint(hint())) } else { error }
 }
 
 /// The causes of an error, and its hints, which begin with `hint: `.

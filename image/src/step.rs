@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Mutex, mpsc};
@@ -14,7 +13,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, anyhow};
 
 use crate::hash::Hash;
-use crate::hint::Hint;
+use crate::hint;
 use crate::store::{self, Input, LastBuild, Recipe, Store, Workplace};
 
 type Run<'a> = Box<dyn Fn(&Room<'_>) -> Result<()> + Send + Sync + 'a>;
@@ -237,8 +236,7 @@ impl<'a> Graph<'a> {
                 .with_context(|| format!("opening the log `{}`", place.log.display()))?;
             (step.run)(&Room { place, jobs, graph: self, store, step: name, watch })
         });
-        let made = made
-            .map_err(|error| if is_full(&error) { error.context(Hint(store::space_hint())) } else { error });
+        let made = made.map_err(|error| hint::where_full(error, store::space_hint));
         let built = made.with_context(|| format!("step `{name}` failed")).inspect_err(|_| {
             watch.event(Event::Failed { step: name, log: store.log(&entry) });
         })?;
@@ -370,22 +368,12 @@ fn why_into(
     reasons.extend(gone.map(|name| format!("{step}: `{name}` is gone")));
 }
 
-/// Whether a disk is full somewhere below an error: for this program, or for one of a step's script, which says so in
-/// the words of strerror(3).
-fn is_full(error: &anyhow::Error) -> bool {
-    let is_full = |cause: &(dyn std::error::Error + 'static)| {
-        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
-            || cause.to_string().contains("No space left on device")
-    };
-    error.chain().any(is_full)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::hint::report;
     use anyhow::{anyhow, bail};
+    use std::io::ErrorKind;
 
     struct Silent;
 

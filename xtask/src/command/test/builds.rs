@@ -38,6 +38,7 @@ pub fn run(ui: &Ui, project: &Project) -> Result<()> {
     place.cache_is_read_only()?;
     ui.notice("builds that are killed");
     place.killed(ui)?;
+    place.out_is_full()?;
     ui.notice("a build without root");
     place.forget()?;
     succeed(place.unshared(&["--map-user=1000", "--map-group=1000"], "exec \"$@\""))?;
@@ -183,6 +184,19 @@ impl<'a> Place<'a> {
         let script = format!("mount -t tmpfs -o size=64m tmpfs '{}'; exec \"$@\"", work.display());
         let command = self.unshared(&["--map-root-user", "--mount"], &script);
         fail(command, &["No space left on device", "hint:", "DPUKIT_CACHE"])
+    }
+
+    /// No room for the results: nothing of them is left, and what was built is kept.
+    fn out_is_full(&self) -> Result<()> {
+        let out = self.root.join("out");
+        let script = format!(
+            "mount -t tmpfs -o size=64m tmpfs '{out}'; \"$@\" || {{ code=$?; \
+             test -z \"$(find '{out}' -name '*.part')\" || code=9; exit $code; }}",
+            out = out.display()
+        );
+        let command = self.unshared(&["--map-root-user", "--mount"], &script);
+        fail(command, &["No space left on device", "hint: free some space there"])?;
+        self.is_the_same().context("built without room for the results")
     }
 
     fn cache_is_read_only(&self) -> Result<()> {
